@@ -1,0 +1,136 @@
+"""Pages of views -> image embeddings in sequence order; the seam both hosts call.
+
+    pages -> views of one size -> sam -> clip -> projector -> per page: tiles, global view, separator
+
+Rows of the tile grid run through the whole tiled picture and, like those of the global view, end
+with `image_newline`; one `view_seperator` (the checkpoint's spelling) ends the page.
+Knows nothing of image files, prompts or where the embeddings go.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vllm_dsocr.config import PATCH_SIZE, Resolution, VisionSizes
+from vllm_dsocr.encoder.clip import ClipVit
+from vllm_dsocr.encoder.projector import Projector
+from vllm_dsocr.encoder.sam import SamVit
+from vllm_dsocr.page.geometry import num_image_tokens
+
+# Patches one pass of the towers takes: 4 views of 1024 px. More are encoded in chunks, so peak
+# memory does not grow with the number of pages in a step.
+MAX_PATCHES_PER_PASS = 4 * (1024 // PATCH_SIZE) ** 2
+
+
+class VisionTower(Protocol):
+    """What a host module must carry; names are the checkpoint's."""
+
+    sam_model: SamVit
+    vision_model: ClipVit
+    projector: Projector
+    image_newline: Tensor
+    view_seperator: Tensor
+
+
+class PageViews(NamedTuple):
+    """One page as tensors: uint8 pixels, or floats that are normalised already.
+
+    global_view: (3, B, B); tiles: (T, 3, S, S) row by row, T = 0 without tiles.
+    """
+
+    global_view: Tensor
+    tiles: Tensor
+    rows: int
+    cols: int
+
+
+def build_vision_tower(module: nn.Module, sizes: VisionSizes) -> None:
+    """Give `module` the five attributes of a VisionTower, under the checkpoint's names."""
+    module.sam_model = SamVit(sizes.sam)
+    module.vision_model = ClipVit(sizes.clip)
+    module.projector = Projector(sizes.projector_input, sizes.projector_output)
+    module.image_newline = nn.Parameter(torch.zeros(sizes.projector_output))
+    module.view_seperator = nn.Parameter(torch.zeros(sizes.projector_output))
+
+
+def normalise(views: Tensor, like: Tensor) -> Tensor:
+    """uint8 pixels -> (x / 255 - 0.5) / 0.5 computed in fp32, on the device and in the dtype of `like`.
+
+    Floats are taken as normalised.
+    """
+    views = views.to(like.device, non_blocking=True)
+    if views.dtype == torch.uint8:
+        views = (views.float() / 255 - 0.5) / 0.5
+    return views.to(like.dtype)
+
+
+def encode_views(tower: VisionTower, views: Tensor) -> Tensor:
+    """(N, 3, S, S) -> (N, q*q, D). CLIP's channels come before SAM's in the projector."""
+    step = max(1, MAX_PATCHES_PER_PASS // (views.shape[-1] // PATCH_SIZE) ** 2)
+    return torch.cat([_encode(tower, chunk) for chunk in views.split(step)])
+
+
+def _encode(tower: VisionTower, views: Tensor) -> Tensor:
+    sam = tower.sam_model(normalise(views, like=tower.image_newline))
+    clip = tower.vision_model(sam)
+    return tower.projector(torch.cat((clip[:, 1:], sam.flatten(2).transpose(1, 2)), dim=-1))
+
+
+def embed_pages(tower: VisionTower, pages: Sequence[PageViews]) -> list[Tensor]:
+    """One (num_image_tokens, D) tensor per page; views of one size are encoded as one batch.
+
+    Raises ValueError when a page's tiles do not fill its grid.
+    """
+    for page in pages:
+        _check_grid(page)
+    batches: dict[int, list[Tensor]] = defaultdict(list)
+    for page in pages:
+        for views in (page.global_view[None], page.tiles):
+            if len(views):
+                batches[views.shape[-1]].append(views)
+    encoded = {
+        size: iter(encode_views(tower, torch.cat(views)).split([len(v) for v in views]))
+        for size, views in batches.items()
+    }
+    return [_assemble(tower, page, encoded) for page in pages]
+
+
+def _check_grid(page: PageViews) -> None:
+    want = page.rows * page.cols if page.rows * page.cols > 1 else 0
+    if len(page.tiles) != want:
+        raise ValueError(f"a grid of {page.rows} x {page.cols} needs {want} tiles, got {len(page.tiles)}")
+
+
+def _assemble(tower: VisionTower, page: PageViews, encoded: dict) -> Tensor:
+    # Views were queued page by page, the global view first: take them back in that order.
+    global_view = next(encoded[page.global_view.shape[-1]])
+    parts = [_end_rows(tower, global_view, 1, 1), tower.view_seperator[None]]
+    if len(page.tiles):
+        tiles = next(encoded[page.tiles.shape[-1]])
+        parts.insert(0, _end_rows(tower, tiles, page.rows, page.cols))
+    embeddings = torch.cat(parts)
+    want = _expected_tokens(page)
+    if len(embeddings) != want:
+        raise ValueError(f"assembled {len(embeddings)} image embeddings where {want} were planned")
+    return embeddings
+
+
+def _end_rows(tower: VisionTower, views: Tensor, rows: int, cols: int) -> Tensor:
+    """(rows*cols, q*q, D) -> (rows*q * (cols*q + 1), D) with a newline after each row."""
+    side = int(views.shape[1] ** 0.5)
+    grid = views.unflatten(1, (side, side)).unflatten(0, (rows, cols))
+    grid = grid.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (rows*q, cols*q, D)
+    newline = tower.image_newline.expand(grid.shape[0], 1, -1)
+    return torch.cat((grid, newline), dim=1).flatten(0, 1)
+
+
+def _expected_tokens(page: PageViews) -> int:
+    base_size = page.global_view.shape[-1]
+    tiled = len(page.tiles) > 0
+    resolution = Resolution(base_size, page.tiles.shape[-1] if tiled else base_size, crop_mode=tiled)
+    return num_image_tokens(resolution, page.rows, page.cols)

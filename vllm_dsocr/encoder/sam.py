@@ -1,0 +1,146 @@
+"""SAM-ViT tower: normalised pixels (N, 3, S, S) -> feature map (N, C, q, q), q = ceil(S // 16 / 4).
+
+Patch embedding, mostly windowed transformer blocks, neck, two stride-2 convolutions
+(arXiv 2304.02643; compressor of arXiv 2510.18234). Parameter names are the checkpoint's.
+Knows nothing of pages, tiles or dtype policy.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vllm_dsocr.config import PATCH_SIZE, SamSizes
+from vllm_dsocr.encoder.attention import grid_attention, relative_scores
+from vllm_dsocr.encoder.positions import resize_grid
+
+LAYER_NORM_EPS = 1e-6
+MLP_RATIO = 4  # config.json's mlp_ratio (3.7362) is not what the checkpoint has
+
+
+class PatchEmbed(nn.Module):
+    """Pixels (N, 3, S, S) -> patches (N, S/16, S/16, width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, kernel_size=PATCH_SIZE, stride=PATCH_SIZE)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.proj(pixels).permute(0, 2, 3, 1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over a square grid (N, side, side, width)."""
+
+    def __init__(self, width: int, heads: int, side: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, width // heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, width // heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = x.shape[1]
+        qkv = self.qkv(x).flatten(1, 2).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, side*side, d)
+        rel_h, rel_w = relative_scores(q, self.rel_pos_h, self.rel_pos_w, side)
+        out = grid_attention(q, k, v, rel_h, rel_w)
+        return self.proj(out.transpose(1, 2).flatten(2)).unflatten(1, (side, side))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(width, MLP_RATIO * width)
+        self.lin2 = nn.Linear(MLP_RATIO * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin2(F.gelu(self.lin1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; window 0 attends over the whole grid."""
+
+    def __init__(self, sizes: SamSizes, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.norm1 = nn.LayerNorm(sizes.width, eps=LAYER_NORM_EPS)
+        self.attn = Attention(sizes.width, sizes.heads, window or sizes.pos_size // PATCH_SIZE)
+        self.norm2 = nn.LayerNorm(sizes.width, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(sizes.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self._attend(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        if not self.window:
+            return self.attn(x)
+        windows = to_windows(x, self.window)
+        return from_windows(self.attn(windows), self.window, x.shape[1])
+
+
+def to_windows(x: Tensor, window: int) -> Tensor:
+    """(N, side, side, D) -> (N*n*n, window, window, D), zero padded on the right and bottom.
+
+    The padding is not masked: padded keys take part with the projection's bias, as in training.
+    """
+    pad = -x.shape[1] % window
+    x = F.pad(x, (0, 0, 0, pad, 0, pad)) if pad else x
+    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
+    return x.transpose(2, 3).flatten(0, 2)
+
+
+def from_windows(windows: Tensor, window: int, side: int) -> Tensor:
+    """Undo `to_windows`: (N*n*n, window, window, D) -> (N, side, side, D)."""
+    count = -(-side // window)
+    x = windows.unflatten(0, (-1, count, count)).transpose(2, 3)
+    x = x.flatten(3, 4).flatten(1, 2)
+    return x[:, :side, :side]
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of (N, C, h, w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        x = F.layer_norm(x, x.shape[-1:], self.weight, self.bias, LAYER_NORM_EPS)
+        return x.permute(0, 3, 1, 2)
+
+
+class SamVit(nn.Module):
+    """The whole tower; square views of any side that is a multiple of 16 px."""
+
+    def __init__(self, sizes: SamSizes) -> None:
+        super().__init__()
+        side = sizes.pos_size // PATCH_SIZE
+        neck, (mid, out) = sizes.neck_channels, sizes.downsample_channels
+        self.patch_embed = PatchEmbed(sizes.width)
+        self.pos_embed = nn.Parameter(torch.zeros(1, side, side, sizes.width))
+        self.blocks = nn.ModuleList(
+            Block(sizes, 0 if i in sizes.global_attn_indexes else sizes.window_size)
+            for i in range(sizes.layers)
+        )
+        self.neck = nn.Sequential(
+            nn.Conv2d(sizes.width, neck, kernel_size=1, bias=False),
+            LayerNorm2d(neck),
+            nn.Conv2d(neck, neck, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(neck),
+        )
+        self.net_2 = nn.Conv2d(neck, mid, kernel_size=3, stride=2, padding=1, bias=False)
+        self.net_3 = nn.Conv2d(mid, out, kernel_size=3, stride=2, padding=1, bias=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.patch_embed(pixels)
+        x = x + resize_grid(self.pos_embed, x.shape[1])
+        for block in self.blocks:
+            x = block(x)
+        x = self.neck(x.permute(0, 3, 1, 2))
+        return self.net_3(self.net_2(x))

@@ -1,0 +1,7 @@
+"""Host: transformers. Configuration, processor, model with training and `infer()`; no vLLM."""
+
+from vllm_dsocr.hf.configuration import DeepseekOCRConfig
+from vllm_dsocr.hf.model import DeepseekOCRForCausalLM
+
+
+__all__ = ["DeepseekOCRConfig", "DeepseekOCRForCausalLM"]

@@ -1,0 +1,163 @@
+"""DeepSeek-OCR for transformers: token ids and page views -> logits, loss, generated ids.
+
+    input_ids -> embed_tokens -> (image positions <- encoder.embed_pages) -> decoder layers -> lm_head
+
+Official layout and tensor names, so that what is saved here is what vLLM serves. Gradients reach
+the vision tower unless the caller freezes it. Knows nothing of image files or prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, LlamaModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
+
+from vllm_dsocr.config import IGNORE_INDEX
+from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages
+from vllm_dsocr.encoder.clip import Embeddings as ClipEmbeddings
+from vllm_dsocr.encoder.sam import SamVit
+from vllm_dsocr.hf.configuration import DeepseekOCRConfig
+from vllm_dsocr.hf.moe import MoE
+
+VISION_INPUTS = ("images", "images_seq_mask", "images_spatial_crop")
+
+
+class DeepseekOCRPreTrainedModel(LlamaPreTrainedModel):
+    config_class = DeepseekOCRConfig
+    _no_split_modules = ["LlamaDecoderLayer", "SamVit", "ClipVit"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, SamVit):
+            init.normal_(module.pos_embed, std=std)
+        elif isinstance(module, ClipEmbeddings):
+            init.normal_(module.class_embedding, std=std)
+        elif isinstance(module, DeepseekOCRModel):
+            init.normal_(module.image_newline, std=std)
+            init.normal_(module.view_seperator, std=std)
+
+
+class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
+    """Decoder without head, carrying the vision tower under the checkpoint's names."""
+
+    def __init__(self, config: DeepseekOCRConfig) -> None:
+        super().__init__(config)
+        for layer in self.layers[config.first_k_dense_replace :]:
+            layer.mlp = MoE(config)
+        build_vision_tower(self, config.vision_sizes)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        images: Sequence[tuple[Tensor, Tensor]] | None = None,
+        images_seq_mask: Tensor | None = None,
+        images_spatial_crop: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """See DeepseekOCRForCausalLM.forward."""
+        if images is not None and len(images):
+            if inputs_embeds is None:
+                inputs_embeds = self.embed_tokens(input_ids)
+            pages = page_views(images, images_spatial_crop)
+            inputs_embeds = merge(inputs_embeds, images_seq_mask, embed_pages(self, pages))
+        if inputs_embeds is not None:
+            input_ids = None
+        return super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+
+def page_views(
+    images: Sequence[tuple[Tensor, Tensor]], images_spatial_crop: Tensor | None
+) -> list[PageViews]:
+    """Official model inputs -> views. Tiles count only where the grid has more than one.
+
+    images: per image (tiles (T, 3, S, S), global view (1, 3, B, B)); without tiles the official
+    code puts zeros there, which are ignored. images_spatial_crop: (n, 2) [tiles across, tiles down].
+    """
+    if images_spatial_crop is None or len(images_spatial_crop) != len(images):
+        raise ValueError("images_spatial_crop needs one row [tiles across, tiles down] per image")
+    pages = []
+    for (tiles, view), (cols, rows) in zip(images, images_spatial_crop.tolist(), strict=True):
+        pages.append(PageViews(view[0], tiles if rows * cols > 1 else tiles[:0], rows, cols))
+    return pages
+
+
+def merge(inputs_embeds: Tensor, mask: Tensor | None, pages: Sequence[Tensor]) -> Tensor:
+    """Put image embeddings, in order, where `mask` (B, S) is true; raises when counts differ."""
+    embeddings = torch.cat(list(pages)).to(inputs_embeds.dtype)
+    places = 0 if mask is None else int(mask.sum())
+    if places != len(embeddings):
+        raise ValueError(
+            f"images_seq_mask marks {places} positions, the images give {len(embeddings)} embeddings"
+        )
+    mask = mask.to(inputs_embeds.device).unsqueeze(-1)
+    return inputs_embeds.masked_scatter(mask, embeddings)
+
+
+class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
+    """The whole model; `generate` and `infer` read pages, `forward` with labels trains."""
+
+    def __init__(self, config: DeepseekOCRConfig) -> None:
+        super().__init__(config)
+        self.model = DeepseekOCRModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        images: Sequence[tuple[Tensor, Tensor]] | None = None,
+        images_seq_mask: Tensor | None = None,
+        images_spatial_crop: Tensor | None = None,
+        labels: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits in fp32 and, with labels, the shifted cross entropy.
+
+        input_ids: (B, S). images: one (tiles (T, 3, S, S), global view (1, 3, B, B)) per image over
+        the whole batch, in order; uint8 or normalised floats. images_seq_mask: (B, S), true at image
+        positions. images_spatial_crop: (n, 2) [tiles across, tiles down]. labels: (B, S), -100 is
+        ignored. attention_mask (B, S), past_key_values, ... as in any decoder of transformers.
+        Raises ValueError when placeholders and image embeddings differ in number.
+        """
+        vision = (images, images_seq_mask, images_spatial_crop)
+        outputs = self.model(input_ids, *vision, attention_mask=attention_mask, **kwargs)
+        rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, rows, :]).float()
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits,
+                labels,
+                vocab_size=self.vocab_size,
+                ignore_index=IGNORE_INDEX,
+                num_items_in_batch=kwargs.get("num_items_in_batch"),
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Vision inputs go into the first pass only; later ones read them from the cache."""
+        vision = {name: kwargs.pop(name, None) for name in VISION_INPUTS}
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
+        )
+        return {**inputs, **vision} if is_first_iteration or not kwargs.get("use_cache") else inputs
