@@ -39,7 +39,7 @@ PAD_COLOR = (127, 127, 127)  # border of padded views
 MIN_VIEW_SIZE = 64
 MAX_VIEW_SIZE = 1280
 MAX_CROPS = 9
-SQUASH_UP_TO = 640  # untiled views of at most this size are squeezed to the square, larger ones padded
+SQUASH_UP_TO = 640  # px; up to here an untiled page is squeezed to its view, above it is padded
 
 RESAMPLERS = ("torch", "pillow")
 
@@ -67,9 +67,10 @@ class Resolution:
 
     def __post_init__(self) -> None:
         for name in ("base_size", "image_size"):
-            _require_int(name, getattr(self, name), MIN_VIEW_SIZE, MAX_VIEW_SIZE)
-            if getattr(self, name) % PATCH_SIZE:
-                raise OptionError(f"{name} must be a multiple of {PATCH_SIZE}, got {getattr(self, name)}")
+            size = getattr(self, name)
+            _require_int(name, size, MIN_VIEW_SIZE, MAX_VIEW_SIZE)
+            if size % PATCH_SIZE:
+                raise OptionError(f"{name} must be a multiple of {PATCH_SIZE}, got {size}")
         if not isinstance(self.crop_mode, bool):
             raise OptionError(f"crop_mode must be true or false, got {self.crop_mode!r}")
         _require_int("max_crops", self.max_crops, 1, MAX_CROPS)
@@ -114,6 +115,11 @@ class PageOptions:
     resolution: Resolution = MODES[DEFAULT_MODE]
     resampler: str = RESAMPLERS[0]
 
+    @classmethod
+    def from_checkpoint(cls, processor_config: Mapping[str, Any]) -> PageOptions:
+        """The defaults a checkpoint's `processor_config.json` names; its other keys are ignored."""
+        return cls().override({k: v for k, v in processor_config.items() if k in PAGE_OPTIONS})
+
     def override(self, options: Mapping[str, Any]) -> PageOptions:
         """These options with `options` (keys of PAGE_OPTIONS) on top.
 
@@ -126,7 +132,8 @@ class PageOptions:
             raise OptionError(f"unknown option {unknown[0]!r}; known are {', '.join(PAGE_OPTIONS)}")
         resampler = options.get("resampler", self.resampler)
         if resampler not in RESAMPLERS:
-            raise OptionError(f"resampler must be one of {', '.join(RESAMPLERS)}, got {resampler!r}")
+            known = ", ".join(RESAMPLERS)
+            raise OptionError(f"resampler must be one of {known}, got {resampler!r}")
         return PageOptions(_resolution(self.resolution, options), resampler)
 
 
@@ -191,13 +198,15 @@ class VisionSizes:
         """
         width = vision.get("width")
         width = width if isinstance(width, Mapping) else {}
-        sam = _from_mapping(SamSizes, width.get("sam_vit_b", {}), pos_size=vision.get("image_size", 1024))
+        pos_size = vision.get("image_size", SamSizes.pos_size)
+        sam = _from_mapping(SamSizes, width.get("sam_vit_b", {}), pos_size=pos_size)
         clip = _from_mapping(ClipSizes, width.get("clip-l-14-224", {}))
         sizes = cls(sam, clip, projector.get("input_dim", 2048), projector.get("n_embed", 1280))
         features = sam.downsample_channels[-1] + clip.width
         if sizes.projector_input != features:
             raise OptionError(
-                f"projector_config.input_dim is {sizes.projector_input}, the towers give {features} features"
+                f"projector_config.input_dim is {sizes.projector_input}, "
+                f"the towers give {features} features"
             )
         return sizes
 

@@ -1,6 +1,6 @@
 """Pages of views -> image embeddings in sequence order; the seam both hosts call.
 
-    pages -> views of one size -> sam -> clip -> projector -> per page: tiles, global view, separator
+    pages -> views of one size -> sam -> clip -> projector -> per page: tiles, view, separator
 
 Rows of the tile grid run through the whole tiled picture and, like those of the global view, end
 with `image_newline`; one `view_seperator` (the checkpoint's spelling) ends the page.
@@ -59,9 +59,9 @@ def build_vision_tower(module: nn.Module, sizes: VisionSizes) -> None:
 
 
 def normalise(views: Tensor, like: Tensor) -> Tensor:
-    """uint8 pixels -> (x / 255 - 0.5) / 0.5 computed in fp32, on the device and in the dtype of `like`.
+    """uint8 pixels -> (x / 255 - 0.5) / 0.5 on the device and in the dtype of `like`.
 
-    Floats are taken as normalised.
+    The arithmetic is fp32, so the result is exact on any device. Floats are taken as normalised.
     """
     views = views.to(like.device, non_blocking=True)
     if views.dtype == torch.uint8:
@@ -103,7 +103,8 @@ def embed_pages(tower: VisionTower, pages: Sequence[PageViews]) -> list[Tensor]:
 def _check_grid(page: PageViews) -> None:
     want = page.rows * page.cols if page.rows * page.cols > 1 else 0
     if len(page.tiles) != want:
-        raise ValueError(f"a grid of {page.rows} x {page.cols} needs {want} tiles, got {len(page.tiles)}")
+        grid = f"{page.rows} x {page.cols}"
+        raise ValueError(f"a grid of {grid} needs {want} tiles, got {len(page.tiles)}")
 
 
 def _assemble(tower: VisionTower, page: PageViews, encoded: dict) -> Tensor:
@@ -130,7 +131,7 @@ def _end_rows(tower: VisionTower, views: Tensor, rows: int, cols: int) -> Tensor
 
 
 def _expected_tokens(page: PageViews) -> int:
-    base_size = page.global_view.shape[-1]
     tiled = len(page.tiles) > 0
-    resolution = Resolution(base_size, page.tiles.shape[-1] if tiled else base_size, crop_mode=tiled)
-    return num_image_tokens(resolution, page.rows, page.cols)
+    base_size = page.global_view.shape[-1]
+    image_size = page.tiles.shape[-1] if tiled else base_size
+    return num_image_tokens(Resolution(base_size, image_size, tiled), page.rows, page.cols)

@@ -1,7 +1,7 @@
 """Attention over a grid of patches with decomposed relative position bias.
 
 Turns queries, keys and values into attended values; knows nothing of windows, blocks or models.
-Bias of query i and key j: rel_h[i, row(j)] + rel_w[i, col(j)] (MViTv2, arXiv 2112.01526, section 4.1).
+Bias of query i and key j: rel_h[i, row(j)] + rel_w[i, col(j)] (MViTv2, arXiv 2112.01526, sec. 4.1).
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def relative_table(table: Tensor, size: int) -> Tensor:
     return table[position[:, None] - position[None, :] + size - 1]
 
 
-def relative_scores(q: Tensor, table_h: Tensor, table_w: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def relative_scores(
+    q: Tensor, table_h: Tensor, table_w: Tensor, side: int
+) -> tuple[Tensor, Tensor]:
     """Scores of every query against every key row and column.
 
     q: (B, heads, side*side, d), unscaled. Returns rel_h, rel_w: (B, heads, side*side, side).

@@ -14,5 +14,5 @@ def resize_grid(table: Tensor, side: int) -> Tensor:
     if table.shape[1] == side:
         return table
     grid = table.permute(0, 3, 1, 2).float()
-    grid = F.interpolate(grid, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+    grid = F.interpolate(grid, size=(side, side), mode="bicubic", antialias=True)
     return grid.to(table.dtype).permute(0, 2, 3, 1)

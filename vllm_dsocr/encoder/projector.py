@@ -1,4 +1,4 @@
-"""Projector: concatenated tower features (N, q*q, C) -> decoder width (N, q*q, D), one linear map."""
+"""Projector: both towers' features (N, q*q, C) -> decoder width (N, q*q, D), one linear map."""
 
 from __future__ import annotations
 

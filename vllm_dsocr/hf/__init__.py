@@ -2,6 +2,6 @@
 
 from vllm_dsocr.hf.configuration import DeepseekOCRConfig
 from vllm_dsocr.hf.model import DeepseekOCRForCausalLM
+from vllm_dsocr.hf.processing import DeepseekOCRProcessor
 
-
-__all__ = ["DeepseekOCRConfig", "DeepseekOCRForCausalLM"]
+__all__ = ["DeepseekOCRConfig", "DeepseekOCRForCausalLM", "DeepseekOCRProcessor"]

@@ -105,9 +105,10 @@ class DeepseekOCRConfig(LlamaConfig):
 
     def _refuse_unsupported(self) -> None:
         if self.use_mla or self.topk_method != "greedy" or self.scoring_func != "softmax":
+            got = f"{self.use_mla}, {self.topk_method!r}, {self.scoring_func!r}"
             raise ValueError(
                 "only DeepSeek-OCR's decoder is supported: use_mla false, topk_method 'greedy', "
-                f"scoring_func 'softmax'; got {self.use_mla}, {self.topk_method!r}, {self.scoring_func!r}"
+                f"scoring_func 'softmax'; got {got}"
             )
 
     @property

@@ -1,6 +1,6 @@
 """DeepSeek-OCR for transformers: token ids and page views -> logits, loss, generated ids.
 
-    input_ids -> embed_tokens -> (image positions <- encoder.embed_pages) -> decoder layers -> lm_head
+    input_ids -> embed_tokens -> (image positions <- embed_pages) -> decoder layers -> lm_head
 
 Official layout and tensor names, so that what is saved here is what vLLM serves. Gradients reach
 the vision tower unless the caller freezes it. Knows nothing of image files or prompts.
@@ -9,20 +9,22 @@ the vision tower unless the caller freezes it. Knows nothing of image files or p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, LlamaModel
+from transformers import GenerationMixin, LlamaModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
-from vllm_dsocr.config import IGNORE_INDEX
+from vllm_dsocr.config import IGNORE_INDEX, PageOptions
 from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages
 from vllm_dsocr.encoder.clip import Embeddings as ClipEmbeddings
 from vllm_dsocr.encoder.sam import SamVit
 from vllm_dsocr.hf.configuration import DeepseekOCRConfig
+from vllm_dsocr.hf.infer import infer
 from vllm_dsocr.hf.moe import MoE
 
 VISION_INPUTS = ("images", "images_seq_mask", "images_spatial_crop")
@@ -80,7 +82,7 @@ def page_views(
     """Official model inputs -> views. Tiles count only where the grid has more than one.
 
     images: per image (tiles (T, 3, S, S), global view (1, 3, B, B)); without tiles the official
-    code puts zeros there, which are ignored. images_spatial_crop: (n, 2) [tiles across, tiles down].
+    code puts zeros there, which are ignored. images_spatial_crop: (n, 2) [across, down].
     """
     if images_spatial_crop is None or len(images_spatial_crop) != len(images):
         raise ValueError("images_spatial_crop needs one row [tiles across, tiles down] per image")
@@ -96,7 +98,8 @@ def merge(inputs_embeds: Tensor, mask: Tensor | None, pages: Sequence[Tensor]) -
     places = 0 if mask is None else int(mask.sum())
     if places != len(embeddings):
         raise ValueError(
-            f"images_seq_mask marks {places} positions, the images give {len(embeddings)} embeddings"
+            f"images_seq_mask marks {places} positions, "
+            f"the images give {len(embeddings)} embeddings"
         )
     mask = mask.to(inputs_embeds.device).unsqueeze(-1)
     return inputs_embeds.masked_scatter(mask, embeddings)
@@ -126,9 +129,9 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
         """Logits in fp32 and, with labels, the shifted cross entropy.
 
         input_ids: (B, S). images: one (tiles (T, 3, S, S), global view (1, 3, B, B)) per image over
-        the whole batch, in order; uint8 or normalised floats. images_seq_mask: (B, S), true at image
-        positions. images_spatial_crop: (n, 2) [tiles across, tiles down]. labels: (B, S), -100 is
-        ignored. attention_mask (B, S), past_key_values, ... as in any decoder of transformers.
+        the whole batch, in order; uint8 or normalised floats. images_seq_mask: (B, S), true at
+        image positions. images_spatial_crop: (n, 2) [tiles across, tiles down]. labels: (B, S),
+        -100 is ignored. attention_mask (B, S), past_key_values, ... as in any decoder.
         Raises ValueError when placeholders and image embeddings differ in number.
         """
         vision = (images, images_seq_mask, images_spatial_crop)
@@ -155,9 +158,51 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
-        """Vision inputs go into the first pass only; later ones read them from the cache."""
+        """Vision inputs go into the first pass only; later ones read them from the cache.
+
+        Without a cache every pass is a first one, over ever more tokens.
+        """
         vision = {name: kwargs.pop(name, None) for name in VISION_INPUTS}
         inputs = super().prepare_inputs_for_generation(
             input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
         )
-        return {**inputs, **vision} if is_first_iteration or not kwargs.get("use_cache") else inputs
+        if not is_first_iteration and inputs.get("past_key_values") is not None:
+            return inputs
+        if vision["images_seq_mask"] is not None:
+            new = input_ids.shape[1] - vision["images_seq_mask"].shape[1]
+            vision["images_seq_mask"] = nn.functional.pad(vision["images_seq_mask"], (0, new))
+        return {**inputs, **vision}
+
+    def infer(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: str = "",
+        image_file: str | Path = "",
+        output_path: str | Path = "",
+        base_size: int = 1024,
+        image_size: int = 640,
+        crop_mode: bool = True,
+        test_compress: bool = False,
+        save_results: bool = False,
+        eval_mode: bool = False,
+    ) -> str:
+        """Read one image as the official `infer()` does, and return the text.
+
+        Greedy, no 20-gram twice (35 in eval_mode); the text is printed as it comes unless eval_mode.
+        Without crop_mode the one view has side image_size. test_compress prints vision tokens, text
+        tokens and their ratio; save_results writes `result.mmd`, figure crops under `images/` and
+        `result_with_boxes.jpg` into output_path. Without an image file the prompt is answered alone.
+        Raises PageError for an unreadable file, OptionError for sizes that cannot be.
+        """
+        sizes = {"base_size": base_size, "image_size": image_size, "crop_mode": crop_mode}
+        return infer(
+            self,
+            tokenizer,
+            prompt,
+            image_file,
+            output_path,
+            PageOptions(resampler="pillow").override(sizes),
+            test_compress=test_compress,
+            save_results=save_results,
+            eval_mode=eval_mode,
+        )

@@ -74,7 +74,8 @@ class MoE(nn.Module):
         rows = order // chosen.shape[1]
         counts = chosen.flatten().bincount(minlength=len(self.experts)).tolist()
         groups = x[rows].split(counts)
-        out = torch.cat([expert(g) for expert, g in zip(self.experts, groups, strict=True) if len(g)])
+        pairs = zip(self.experts, groups, strict=True)
+        out = torch.cat([expert(group) for expert, group in pairs if len(group)])
         out = out * weights.flatten()[order, None].to(out.dtype)
         return torch.zeros_like(x, dtype=out.dtype).index_add(0, rows, out)
 

@@ -115,7 +115,7 @@ def _grids(min_crops: int, max_crops: int) -> tuple[tuple[int, int], ...]:
 
 
 def largest_grid(resolution: Resolution) -> tuple[int, int]:
-    """The (rows, cols) with the most image tokens: every row adds newlines, so all tiles stacked."""
+    """The (rows, cols) with most image tokens: rows add newlines, so all tiles in one column."""
     return (resolution.max_crops, 1) if resolution.crop_mode else (1, 1)
 
 

@@ -1,0 +1,45 @@
+# make help lists the targets. Everything runs in .venv, built from the package registries.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+DATA ?= tests/data
+PORT ?= 8000
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
+
+.PHONY: help setup demo serve test lint parity bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## .venv with the CPU engine and this package
+
+$(STAMP): $(LOCKS) setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	@echo "setting up $(VENV): about two minutes, mostly download"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) -r requirements/torch.txt
+	$(PIP) --no-deps -r requirements/cpu.txt -r requirements/dev.txt
+	$(PIP) --no-deps --no-build-isolation ./requirements/vllm-name
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## serve the bundled reader and read one page
+	$(BIN)/python examples/demo.py
+
+serve: setup  ## serve the bundled reader on PORT (default 8000)
+	$(BIN)/vllm serve examples/reader --port $(PORT)
+
+test: setup lint  ## the whole fast suite; the gate
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup  ## style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+parity: setup  ## reference tests on DATA=DIR of the golden format
+	DSOCR_PARITY_DATA=$(abspath $(DATA)) $(BIN)/python -m pytest tests/parity
+
+clean:  ## remove .venv
+	rm -rf $(VENV)

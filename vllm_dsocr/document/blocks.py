@@ -1,0 +1,117 @@
+"""The document model: boxes, blocks of text, pages with their fate.
+
+Frozen values only. Knows nothing of models, files or how anything is drawn; standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+BOX_MAX = 999  # the model writes coordinates as integers 0..999 over each side of the page
+FIGURE_LABELS = ("image", "figure")  # blocks whose content is the picture inside their boxes
+
+Status = Literal["ok", "truncated", "repeated", "failed"]
+STATUSES: tuple[Status, ...] = ("ok", "truncated", "repeated", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Corners in the model's 0..999 grid, origin top left; x1 <= x2 and y1 <= y2."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.x1 <= self.x2 <= BOX_MAX and 0 <= self.y1 <= self.y2 <= BOX_MAX):
+            raise ValueError(f"not a box in 0..{BOX_MAX}: {self.corners}")
+
+    @property
+    def corners(self) -> tuple[int, int, int, int]:
+        """(x1, y1, x2, y2) as the model wrote them."""
+        return self.x1, self.y1, self.x2, self.y2
+
+    def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) in px of a page of that size, rounded as the official code."""
+        return (
+            int(self.x1 / BOX_MAX * width),
+            int(self.y1 / BOX_MAX * height),
+            int(self.x2 / BOX_MAX * width),
+            int(self.y2 / BOX_MAX * height),
+        )
+
+    def points(self, width: float, height: float) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) in PDF points of a page of that size, origin bottom left."""
+        return (
+            self.x1 / BOX_MAX * width,
+            height - self.y2 / BOX_MAX * height,
+            self.x2 / BOX_MAX * width,
+            height - self.y1 / BOX_MAX * height,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A stretch of the page's text; `label` is None for text the model did not ground."""
+
+    content: str
+    label: str | None = None
+    boxes: tuple[Box, ...] = ()
+
+    @property
+    def is_figure(self) -> bool:
+        return self.label in FIGURE_LABELS
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One picture of a page: `index` counts from 0 over the boxes of its figure blocks."""
+
+    page: int
+    index: int
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a page: which rung of the retry ladder, and what came of it.
+
+    outcome: a Status, "empty", or one sentence saying why there was no answer.
+    """
+
+    rung: str
+    outcome: str
+    num_text_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What became of one input page; every input page gives exactly one.
+
+    number: counts from 1 in the source.  width, height: px of the image that was read, 0 if none.
+    size_points: (width, height) in PDF points for pages of a PDF.
+    text: the model's words as they came, markup included, up to the loop if it looped.
+    mode: name of the resolution preset, or None when the engine's own default was in force.
+    reason: one sentence when status is failed.
+    """
+
+    number: int
+    status: Status
+    width: int = 0
+    height: int = 0
+    size_points: tuple[float, float] | None = None
+    text: str = ""
+    blocks: tuple[Block, ...] = ()
+    mode: str | None = None
+    num_vision_tokens: int | None = None
+    num_text_tokens: int = 0
+    attempts: tuple[Attempt, ...] = field(default=())
+    reason: str | None = None
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """Every box of every figure block, numbered in reading order."""
+        boxes = [box for block in self.blocks if block.is_figure for box in block.boxes]
+        return tuple(Figure(self.number, index, box) for index, box in enumerate(boxes))

@@ -1,0 +1,67 @@
+"""Page image + page -> pictures: the crops of its figures, and the layout drawn over it.
+
+Knows nothing of where pictures are stored. Needs Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator
+
+from PIL import Image, ImageDraw, ImageFont
+
+from vllm_dsocr.document.blocks import Block, Figure, Page
+
+FIGURE_SUFFIX = ".png"
+_FILL_ALPHA = 26
+_PALETTE = ("#c0392b", "#2471a3", "#1e8449", "#b9770e", "#7d3c98", "#117a65", "#a04000", "#34495e")
+
+
+def label_color(label: str) -> str:
+    """The colour ("#rrggbb") a label has wherever layout is drawn; the same in every run."""
+    return _PALETTE[zlib.crc32(label.encode()) % len(_PALETTE)]
+
+
+def figure_name(figure: Figure) -> str:
+    """File name of a figure's crop, unique in its document."""
+    return f"{figure.page:04d}-{figure.index}{FIGURE_SUFFIX}"
+
+
+def crop_figures(image: Image.Image, page: Page) -> Iterator[tuple[Figure, bytes]]:
+    """Every figure of the page with its crop as PNG bytes; a crop is at least one pixel."""
+    for figure in page.figures:
+        left, top, right, bottom = figure.box.pixels(image.width, image.height)
+        left, top = min(left, image.width - 1), min(top, image.height - 1)
+        yield figure, png_bytes(image.crop((left, top, max(right, left + 1), max(bottom, top + 1))))
+
+
+def draw_layout(image: Image.Image, page: Page) -> Image.Image:
+    """A copy of the page image with every box and label drawn over it."""
+    canvas = image.convert("RGB")
+    draw = ImageDraw.Draw(canvas, "RGBA")
+    font = ImageFont.load_default(size=max(12, image.height // 90))
+    for block in page.blocks:
+        _draw_block(draw, block, image.size, font)
+    return canvas
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Lossless file bytes, the same for the same pixels."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _draw_block(
+    draw: ImageDraw.ImageDraw, block: Block, size: tuple[int, int], font: ImageFont.FreeTypeFont
+) -> None:
+    color = label_color(block.label or "")
+    width = 4 if block.label == "title" else 2
+    for box in block.boxes:
+        corners = box.pixels(*size)
+        draw.rectangle(corners, fill=f"{color}{_FILL_ALPHA:02x}", outline=color, width=width)
+        label = draw.textbbox(corners[:2], block.label or "", font=font, anchor="lb")
+        shift = -min(label[1], 0)  # labels of boxes at the top edge stay on the page
+        draw.rectangle((label[0], label[1] + shift, label[2], label[3] + shift), fill="#ffffffd0")
+        draw.text((corners[0], corners[1] + shift), block.label or "", color, font, anchor="lb")

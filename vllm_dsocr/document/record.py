@@ -1,0 +1,83 @@
+"""Page <-> JSON. `docs/document.schema.json` describes what is written here.
+
+Pixel and point boxes are written for readers of the JSON and derived again when it is read. Knows
+nothing of files; standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from vllm_dsocr.document.blocks import Attempt, Block, Box, Page
+
+FORMAT = "dsocr-document"
+FORMAT_VERSION = 1
+
+
+def page_record(page: Page) -> dict[str, Any]:
+    """The page as JSON values, keys always in the same order."""
+    return {
+        "page": page.number,
+        "status": page.status,
+        "reason": page.reason,
+        "width": page.width,
+        "height": page.height,
+        "size_points": page.size_points,
+        "mode": page.mode,
+        "num_vision_tokens": page.num_vision_tokens,
+        "num_text_tokens": page.num_text_tokens,
+        "attempts": [asdict(attempt) for attempt in page.attempts],
+        "blocks": [_block_record(block, page) for block in page.blocks],
+        "text": page.text,
+    }
+
+
+def page_from_record(record: Mapping[str, Any]) -> Page:
+    """The page a record was made of. Raises KeyError, TypeError or ValueError for other JSON."""
+    size_points = record["size_points"]
+    return Page(
+        number=record["page"],
+        status=record["status"],
+        width=record["width"],
+        height=record["height"],
+        size_points=tuple(size_points) if size_points else None,
+        text=record["text"],
+        blocks=tuple(_block(block) for block in record["blocks"]),
+        mode=record["mode"],
+        num_vision_tokens=record["num_vision_tokens"],
+        num_text_tokens=record["num_text_tokens"],
+        attempts=tuple(Attempt(**attempt) for attempt in record["attempts"]),
+        reason=record["reason"],
+    )
+
+
+def document_json(about: Mapping[str, Any], pages: Iterable[Page]) -> Iterator[str]:
+    """Pieces of the document's JSON, one page per line; `about` becomes its leading keys."""
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, **about}
+    yield json.dumps(head, ensure_ascii=False, indent=1)[:-2] + ',\n "pages": [\n'
+    separator = "  "
+    for page in pages:
+        yield separator + json.dumps(page_record(page), ensure_ascii=False)
+        separator = ",\n  "
+    yield "\n ]\n}\n"
+
+
+def _block_record(block: Block, page: Page) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "label": block.label,
+        "content": block.content,
+        "boxes": [box.corners for box in block.boxes],
+        "boxes_px": [box.pixels(page.width, page.height) for box in block.boxes],
+    }
+    if page.size_points:
+        points = (box.points(*page.size_points) for box in block.boxes)
+        record["boxes_points"] = [[round(value, 2) for value in box] for box in points]
+    return record
+
+
+def _block(record: Mapping[str, Any]) -> Block:
+    boxes = tuple(Box(*corners) for corners in record["boxes"])
+    return Block(record["content"], record["label"], boxes)

@@ -1,0 +1,72 @@
+"""Images as vLLM hands them over -> upright RGB images whose pixels are the page line's own.
+
+vLLM's loader puts white behind transparency and clips 16-bit greys; the model was trained on images
+read otherwise. Knows nothing of tiles or options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from vllm.inputs import ModalityData
+from vllm.multimodal.inputs import ImageItem
+from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
+from vllm.multimodal.parse import ImageProcessorItems, ModalityDataItems, MultiModalDataParser
+
+from vllm_dsocr.page.source import PageError, open_image, upright_rgb
+
+
+class PageDataParser(MultiModalDataParser):
+    """Turns and converts images before vLLM hashes them: a cached page is the page one sees."""
+
+    def _parse_image_data(
+        self, data: ModalityData[ImageItem]
+    ) -> ModalityDataItems[Any, Any] | None:
+        """One image or a list of them; None inside a list is an image known by its uuid.
+
+        Raises PageError for what is no image.
+        """
+        if data is None:
+            return None
+        if self.is_embeddings(data):
+            raise PageError("images as embeddings are not supported, send the image itself")
+        items = data if isinstance(data, list) else [data]
+        return ImageProcessorItems([_page(item) for item in items])
+
+
+def _page(item: Any) -> Any:
+    if isinstance(item, MediaWithBytes):
+        return replace(item, media=_own_decoding(item) or upright_rgb(item.media))
+    if isinstance(item, np.ndarray):
+        item = _from_array(item)
+    if isinstance(item, Image.Image):
+        return upright_rgb(item)
+    if item is None:
+        return None
+    raise PageError(f"an image must be a PIL image or an array, got {type(item).__name__}")
+
+
+def _own_decoding(item: MediaWithBytes[Image.Image]) -> Image.Image | None:
+    """The image from its bytes where vLLM converted it by default; a mode asked for is kept."""
+    if item.io_config is None or item.io_config != _default_conversion():
+        return None
+    return open_image(item.original_bytes)
+
+
+def _default_conversion() -> dict[str, Any]:
+    loader = ImageMediaIO()
+    return {
+        "image_mode": loader.image_mode,
+        "rgba_background_color": loader.rgba_background_color,
+    }
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    try:
+        return Image.fromarray(array)
+    except TypeError as error:
+        shape = "x".join(map(str, array.shape))
+        raise PageError(f"not an image: an array of {shape} {array.dtype}") from error

@@ -1,0 +1,64 @@
+"""Prompt text -> prompt ids as the model saw prompts in training, for every way into vLLM.
+
+    chat, completions, offline text -> one BOS, stripped text -> ids
+
+Prompts given as token ids are taken as they are, but an image tag without its image is refused in
+them too. Knows nothing of pixels; prompts with images are checked by the processor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.inputs import EngineInput, TextPrompt, TokensPrompt
+from vllm.renderers.hf import HfRenderer
+from vllm.renderers.inputs import TokPrompt
+from vllm.renderers.params import TokenizeParams
+
+from vllm_dsocr.config import BOS_TOKEN
+from vllm_dsocr.page.prompt import expand_placeholders, prompt_ids
+
+
+class DeepseekOCRRenderer(HfRenderer):
+    """vLLM's renderer with the official prompt rules."""
+
+    def _can_produce_offsets(self) -> bool:
+        return False  # ids no longer map to characters of the text the client sent
+
+    def _tokenize_prompt(self, prompt: TextPrompt, params: TokenizeParams) -> TokensPrompt:
+        def encode(text: str) -> list[int]:
+            tokens = tokenize({**prompt, "prompt": text}, params)
+            return tokens["prompt_token_ids"]
+
+        tokenize = super()._tokenize_prompt
+        ids = prompt_ids(_without_bos(prompt["prompt"]), encode, self.get_bos_token_id())
+        return self._build_tokens_prompt(ids, prompt)
+
+    def process_for_engine(self, prompt: TokPrompt, *args: Any, **kwargs: Any) -> EngineInput:
+        self._check_text_only(prompt)
+        return super().process_for_engine(prompt, *args, **kwargs)
+
+    async def process_for_engine_async(
+        self, prompt: TokPrompt, *args: Any, **kwargs: Any
+    ) -> EngineInput:
+        self._check_text_only(prompt)
+        return await super().process_for_engine_async(prompt, *args, **kwargs)
+
+    def _check_text_only(self, prompt: TokPrompt) -> None:
+        """vLLM asks no processor about prompts without images; theirs are held to the same rules.
+
+        Raises PromptError for image tags, OptionError for options that do not exist.
+        """
+        if prompt.get("multi_modal_data") or self.mm_processor is None:
+            return
+        info = self.mm_processor.info
+        info.page_options.override(prompt.get("mm_processor_kwargs") or {})
+        expand_placeholders(prompt.get("prompt_token_ids", ()), info.image_token_id, counts=())
+
+
+def _without_bos(text: str) -> str:
+    """Chat templates and clients may have put BOS in front already, even both of them."""
+    text = text.strip()
+    while text.startswith(BOS_TOKEN):
+        text = text.removeprefix(BOS_TOKEN).strip()
+    return text
