@@ -40,7 +40,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vllm_dsocr", "vllm_dsocr.*"]),
-    install_requires=["torch>=2.8", "transformers>=5.16,<6", "pillow>=11.3", "safetensors>=0.5"],
+    install_requires=["torch>=2.8", "transformers>=5.16,<6", "pillow>=11.3", "numpy>=2.1"],
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": ["dsocr = vllm_dsocr.cli:main"],

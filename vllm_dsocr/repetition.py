@@ -1,6 +1,6 @@
 """Output token ids -> ids that may not come next, under the no-repeat n-gram rule.
 
-    options of a request -> NGramRule -> NGramGuard.push(token) -> banned ids
+    options of a request -> NGramRule;  rule, growing list of tokens -> NGramGuard.banned()
 
 The cost of a token depends neither on the window nor on the length of the history. Knows nothing of
 tokenizers, logits or hosts; standard library only.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,11 @@ UNSTATED_WINDOW = 100
 MAX_WHITELIST = 1024  # ids a request may exempt
 MAX_INT = 2**31 - 1  # ids and sizes are 32-bit integers on the device
 
-# Prefixes are found by a polynomial hash modulo a prime. Every hit is compared token by token, so a
-# collision costs time only, and the random base keeps collisions out of anybody's reach.
-_PRIME = 2**61 - 1
-_BASE = random.SystemRandom().randrange(2**32, _PRIME)
+# Prefixes are found by a polynomial hash modulo a prime small enough for Python's fast integers.
+# Every hit is compared token by token, so a collision costs time only, and with a base drawn at
+# random nobody can bring collisions about.
+_PRIME = 2**30 - 35
+_BASE = random.SystemRandom().randrange(2**28, _PRIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,10 @@ def _token_ids(name: str, values: object) -> frozenset[int]:
 
 
 class NGramGuard:
-    """One sequence under a rule: takes its tokens one by one, says what is banned after each.
+    """One sequence under a rule: follows a growing list of tokens, says what may not come next.
+
+    tokens: the sequence, owned and appended to by the caller. A negative id holds the place of a
+    token that is not known yet; until it is, nothing is banned. Tokens may also be taken back.
 
     For every prefix of size - 1 tokens it remembers the positions of the tokens that followed, the
     latest of each. Memory is that of two windows: positions are filed in `_recent`, which becomes
@@ -95,68 +99,67 @@ class NGramGuard:
     """
 
     __slots__ = (
-        "_code", "_leaving_weight", "_older", "_prefix", "_recent", "_span", "_tokens", "_whitelist"
+        "_banned", "_code", "_older", "_prefix", "_recent", "_rule", "_span", "_taken", "_tokens",
+        "_weight",
     )  # fmt: skip
 
-    def __init__(self, rule: NGramRule) -> None:
+    def __init__(self, rule: NGramRule, tokens: list[int]) -> None:
+        self._rule = rule
+        self._tokens = tokens
         # A prefix that no sequence is long enough for makes a rule without bans.
         self._prefix = rule.size - 1 if rule.can_ban else sys.maxsize
+        self._weight = pow(_BASE, self._prefix, _PRIME)  # of the token that leaves the prefix
         self._span = rule.window or sys.maxsize
-        self._whitelist = rule.whitelist
-        self._leaving_weight = pow(_BASE, self._prefix, _PRIME)
-        self._tokens: list[int] = []
-        self._code = 0  # hash of the last size - 1 tokens
-        self._recent: dict[int, list[int]] = {}
-        self._older: dict[int, list[int]] = {}
+        self._start_over()
 
-    def __len__(self) -> int:
-        """How many tokens it has taken."""
-        return len(self._tokens)
+    def _start_over(self) -> None:
+        self._taken = 0  # how many tokens of the list are filed
+        self._code = 0  # hash of the last size - 1 of them
+        self._banned: Collection[int] = ()
+        self._recent: dict[int, tuple[int, ...]] = {}
+        self._older: dict[int, tuple[int, ...]] = {}
 
-    def extend(self, tokens: Iterable[int]) -> Collection[int]:
-        """Takes tokens in order; the ids banned after the last, none for no tokens."""
-        banned: Collection[int] = ()
-        for token in tokens:
-            banned = self.push(token)
-        return banned
+    def banned(self) -> Collection[int]:
+        """Ids that may not follow the tokens now in the list."""
+        tokens = self._tokens
+        if len(tokens) < self._taken:
+            self._start_over()
+        for position in range(self._taken, len(tokens)):
+            if tokens[position] < 0:
+                return ()
+            self._take(tokens[position], position)
+        return self._banned
 
-    def push(self, token: int) -> Collection[int]:
-        """Takes the next token of the sequence; the ids banned as its successor."""
-        tokens, code = self._tokens, self._code
-        position = len(tokens)
-        tokens.append(token)
+    def _take(self, token: int, position: int) -> None:
+        code, recent = self._code, self._recent
+        self._taken = position + 1
         leaving = position - self._prefix
         if leaving < 0:
             self._code = (code * _BASE + token) % _PRIME
-            return ()
-        if token not in self._whitelist:
-            self._file(code, position)
-        code = (code * _BASE + token - tokens[leaving] * self._leaving_weight) % _PRIME
-        self._code = code
-        recent, older = self._recent.get(code), self._older.get(code)
-        return self._followers(recent, older) if recent or older else ()
-
-    def _file(self, code: int, position: int) -> None:
-        """Remembers that the token at `position` follows the prefix of this hash."""
-        known = self._recent.get(code)
-        if known is None:
-            if len(self._recent) >= self._span:
-                self._older, self._recent = self._recent, {}
-            self._recent[code] = [position]
             return
+        if token not in self._rule.whitelist:
+            recent[code] = self._latest(recent[code], position) if code in recent else (position,)
+            if len(recent) > self._span:
+                self._older, self._recent = recent, {}
+        code = (code * _BASE + token - self._tokens[leaving] * self._weight) % _PRIME
+        self._code = code
+        seen = code in recent or code in self._older
+        self._banned = self._followers(code) if seen else ()
+
+    def _latest(self, known: tuple[int, ...], position: int) -> tuple[int, ...]:
+        """`known` with `position`, which replaces the one where the same n-gram ended before."""
         ngram = self._ngram(position)
-        self._recent[code] = [p for p in known if self._ngram(p) != ngram] + [position]
+        return (*(earlier for earlier in known if self._ngram(earlier) != ngram), position)
 
-    def _ngram(self, position: int) -> list[int]:
-        return self._tokens[position - self._prefix : position + 1]
+    def _ngram(self, end: int) -> list[int]:
+        return self._tokens[end - self._prefix : end + 1]
 
-    def _followers(self, *filed: list[int] | None) -> set[int]:
+    def _followers(self, code: int) -> set[int]:
         """Tokens that followed an earlier copy of the current prefix inside the window."""
         tokens, size = self._tokens, self._prefix
-        prefix, start = tokens[-size:], len(tokens) - self._span
+        prefix, start = tokens[self._taken - size : self._taken], self._taken - self._span
         return {
-            tokens[position]
-            for positions in filed
-            for position in positions or ()
-            if position - size >= start and tokens[position - size : position] == prefix
+            tokens[end]
+            for end in (*self._older.get(code, ()), *self._recent.get(code, ()))
+            if end - size >= start and tokens[end - size : end] == prefix
         }

@@ -1,16 +1,34 @@
-"""Where the reference data of the official code lie."""
+"""Where the reference data of the official code are: DSOCR_PARITY_DATA, else `tests/data`."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
-DEFAULT_DATA = Path(__file__).parent.parent / "data"
+from tests.parity.loader import DATA, ParityData
 
 
 @pytest.fixture(scope="session")
-def parity_data() -> Path:
-    """A directory of the reference format: `golden/`, `images/`, `tiny-random/`."""
-    return Path(os.environ.get("PARITY_DATA", DEFAULT_DATA))
+def data() -> ParityData:
+    """The reference data, read on demand."""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def parity_data(data: ParityData) -> Path:
+    """Their directory."""
+    return data.root
+
+
+@pytest.fixture(scope="session")
+def checkpoint(data: ParityData) -> Path:
+    """The directory of the checkpoint the data were made with."""
+    return data.checkpoint
+
+
+@pytest.fixture(scope="session")
+def tokenizer(checkpoint: Path) -> Tokenizer:
+    """The checkpoint's own tokenizer file, without any host's additions."""
+    return Tokenizer.from_file(str(checkpoint / "tokenizer.json"))

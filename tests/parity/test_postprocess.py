@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from vllm_dsocr.document.blocks import Page

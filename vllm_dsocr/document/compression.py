@@ -38,7 +38,7 @@ def page_compression(page: Page) -> Compression | None:
 
 
 def num_valid_vision_tokens(plan: TilePlan) -> int:
-    """Tokens of the global view that are not border, and of all tiles, as the official code counts."""
+    """Tokens of all tiles and of the global view less its border, as the official code counts."""
     _, _, width, height = plan.global_box
     squeezed = (width, height) == (plan.resolution.base_size,) * 2
     long, short = max(plan.size), min(plan.size)

@@ -108,6 +108,4 @@ def _table_data(table: Table) -> TableData:
         for column, cell in enumerate(cells_of_row)
         if cell is not None
     ]
-    return TableData(
-        table_cells=cells, num_rows=len(grid), num_cols=len(grid[0]) if grid else 0
-    )
+    return TableData(table_cells=cells, num_rows=len(grid), num_cols=len(grid[0]) if grid else 0)

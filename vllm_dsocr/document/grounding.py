@@ -4,8 +4,8 @@ Grammar of a tag, with optional white space inside the list:
 
     <|ref|>LABEL<|/ref|><|det|>[[x1, y1, x2, y2], ...]<|/det|>
 
-LABEL holds no `<|`; coordinates are integers 0..999 with x1 <= x2 and y1 <= y2. Whatever is not such
-a tag to the letter (cut off, three numbers, code, text between the halves) is text and stays so.
+LABEL holds no `<|`; coordinates are integers 0..999 with x1 <= x2 and y1 <= y2. Whatever is not
+such a tag to the letter (cut off, three numbers, code, text between the halves) is text and stays.
 Knows nothing of pages or files; standard library only.
 """
 

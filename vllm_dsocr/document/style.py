@@ -29,9 +29,12 @@ article.report { max-width: 110rem; display: grid; gap: 1.5rem; padding: 1.2rem;
 .tag { color: var(--color, var(--soft)); font-size: .7rem; text-transform: uppercase; }
 .note { padding: .5rem .8rem; background: #fdecea; border-left: 4px solid #c0392b; }
 .status { padding: 0 .5em; border-radius: 1em; color: #fff; background: #1e8449; }
-.status.truncated, .status.repeated { background: #b9770e; } .status.failed { background: #c0392b; }
+.status.truncated, .status.repeated { background: #b9770e; }
+.status.failed { background: #c0392b; }
 h1, h2, h3, h4, h5, h6 { line-height: 1.25; margin: .8em 0 .4em; }
-article h1 { font-size: 1.5rem; } article h2 { font-size: 1.3rem; } article h3 { font-size: 1.1rem; }
+article h1 { font-size: 1.5rem; }
+article h2 { font-size: 1.3rem; }
+article h3 { font-size: 1.1rem; }
 p { margin: .5em 0; } ul, ol { margin: .2em 0; padding-left: 1.6em; }
 .center { text-align: center; } figure { margin: 1em 0; } figure img { max-width: 100%; }
 table { border-collapse: collapse; margin: .8em 0; font-size: .93em; }

@@ -86,9 +86,7 @@ def table_html(table: Table) -> str:
 
 def table_markdown(table: Table) -> str:
     """A pipe table, first row as its head; a spanned place is an empty cell."""
-    lines = [
-        "| " + " | ".join(_cell_markdown(cell) for cell in row) + " |" for row in table.grid()
-    ]
+    lines = ["| " + " | ".join(_cell_markdown(cell) for cell in row) + " |" for row in table.grid()]
     if not lines:
         return ""
     lines.insert(1, "|" + " --- |" * len(table.grid()[0]))

@@ -188,10 +188,11 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
     ) -> str:
         """Read one image as the official `infer()` does, and return the text.
 
-        Greedy, no 20-gram twice (35 in eval_mode); the text is printed as it comes unless eval_mode.
-        Without crop_mode the one view has side image_size. test_compress prints vision tokens, text
-        tokens and their ratio; save_results writes `result.mmd`, figure crops under `images/` and
-        `result_with_boxes.jpg` into output_path. Without an image file the prompt is answered alone.
+        Greedy, no 20-gram twice (35 in eval_mode); the text is printed as it comes unless
+        eval_mode. Without crop_mode the one view has side image_size. test_compress prints vision
+        tokens, text tokens and their ratio; save_results writes `result.mmd`, figure crops under
+        `images/` and `result_with_boxes.jpg` into output_path. Without an image file the prompt is
+        answered alone.
         Raises PageError for an unreadable file, OptionError for sizes that cannot be.
         """
         sizes = {"base_size": base_size, "image_size": image_size, "crop_mode": crop_mode}

@@ -68,7 +68,7 @@ class DeepseekOCRProcessor:
     ) -> BatchFeature:
         """Left-padded inputs of `DeepseekOCRForCausalLM.forward` and `generate`.
 
-        text: one prompt or a batch, one `<image>` per image. images: those of all prompts, in order.
+        text: one prompt or a batch, one `<image>` per image. images: of all prompts, in order.
         Returns input_ids, attention_mask (B, S) int64, images_seq_mask (B, S) bool and, with
         images, `images`: per image (tiles, global view) in uint8, and images_spatial_crop (n, 2).
         Raises OptionError for an unknown option, PromptError when tags and images differ.

@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from PIL import ExifTags, Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 # Not every format Pillow knows: some start other programs (EPS) or are no pictures of pages.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 178_956_970  # where Pillow and vLLM refuse too; A0 at 300 dpi has 139 million
 
 _warning_filters = threading.Lock()  # they belong to the process

@@ -16,11 +16,11 @@ from vllm.multimodal.inputs import ImageItem
 from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
 from vllm.multimodal.parse import ImageProcessorItems, ModalityDataItems, MultiModalDataParser
 
-from vllm_dsocr.page.source import PageError, open_image, upright_rgb
+from vllm_dsocr.page.source import PageError, open_image
 
 
 class PageDataParser(MultiModalDataParser):
-    """Turns and converts images before vLLM hashes them: a cached page is the page one sees."""
+    """Turns and converts images before vLLM hashes them: its hash does not see orientation."""
 
     def _parse_image_data(
         self, data: ModalityData[ImageItem]
@@ -34,31 +34,24 @@ class PageDataParser(MultiModalDataParser):
         if self.is_embeddings(data):
             raise PageError("images as embeddings are not supported, send the image itself")
         items = data if isinstance(data, list) else [data]
-        return ImageProcessorItems([_page(item) for item in items])
+        return ImageProcessorItems([item if item is None else _page(item) for item in items])
 
 
-def _page(item: Any) -> Any:
+def _page(item: Any) -> Image.Image | MediaWithBytes[Image.Image]:
     if isinstance(item, MediaWithBytes):
-        return replace(item, media=_own_decoding(item) or upright_rgb(item.media))
+        source = item.original_bytes if _converted_by_default(item) else item.media
+        return replace(item, media=open_image(source))
     if isinstance(item, np.ndarray):
         item = _from_array(item)
-    if isinstance(item, Image.Image):
-        return upright_rgb(item)
-    if item is None:
-        return None
-    raise PageError(f"an image must be a PIL image or an array, got {type(item).__name__}")
+    if not isinstance(item, Image.Image):
+        raise PageError(f"an image must be a PIL image or an array, got {type(item).__name__}")
+    return open_image(item)
 
 
-def _own_decoding(item: MediaWithBytes[Image.Image]) -> Image.Image | None:
-    """The image from its bytes where vLLM converted it by default; a mode asked for is kept."""
-    if item.io_config is None or item.io_config != _default_conversion():
-        return None
-    return open_image(item.original_bytes)
-
-
-def _default_conversion() -> dict[str, Any]:
+def _converted_by_default(item: MediaWithBytes[Image.Image]) -> bool:
+    """Whether vLLM changed the mode unasked; a background the user chose stays."""
     loader = ImageMediaIO()
-    return {
+    return item.io_config == {
         "image_mode": loader.image_mode,
         "rgba_background_color": loader.rgba_background_color,
     }

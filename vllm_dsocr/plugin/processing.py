@@ -31,7 +31,7 @@ from vllm.multimodal.processing import (
 )
 from vllm.transformers_utils.repo_utils import get_hf_file_to_dict
 
-from vllm_dsocr.config import IMAGE_TOKEN, MODES, PAGE_OPTIONS, PageOptions, Resolution
+from vllm_dsocr.config import IMAGE_TOKEN, MODES, PageOptions, Resolution
 from vllm_dsocr.page.geometry import TilePlan, plan_tiles
 from vllm_dsocr.page.pixels import page_tensors
 from vllm_dsocr.page.prompt import expand_placeholders, with_bos
@@ -47,7 +47,7 @@ class DeepseekOCRProcessingInfo(BaseProcessingInfo):
     """What vLLM asks about images before there are any."""
 
     def get_data_parser(self) -> MultiModalDataParser:
-        return PageDataParser(expected_hidden_size=self._get_expected_hidden_size())
+        return PageDataParser()
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {"image": None}
@@ -93,9 +93,9 @@ class DeepseekOCRProcessingInfo(BaseProcessingInfo):
 
 @functools.lru_cache
 def checkpoint_options(model: str, revision: str | None) -> PageOptions:
-    """What processor_config.json says of page preparation; its other keys are ignored."""
+    """What the checkpoint's processor_config.json says of page preparation."""
     stated = get_hf_file_to_dict("processor_config.json", model, revision) or {}
-    return PageOptions().override({key: stated[key] for key in PAGE_OPTIONS if key in stated})
+    return PageOptions.from_checkpoint(stated)
 
 
 def _grids(resolution: Resolution) -> Iterator[TilePlan]:

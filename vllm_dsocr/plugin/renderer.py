@@ -8,8 +8,13 @@ them too. Knows nothing of pixels; prompts with images are checked by the proces
 
 from __future__ import annotations
 
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from PIL import Image
 from vllm.inputs import EngineInput, TextPrompt, TokensPrompt
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.inputs import TokPrompt
@@ -17,20 +22,29 @@ from vllm.renderers.params import TokenizeParams
 
 from vllm_dsocr.config import BOS_TOKEN
 from vllm_dsocr.page.prompt import expand_placeholders, prompt_ids
+from vllm_dsocr.page.source import PageError
 
 
 class DeepseekOCRRenderer(HfRenderer):
     """vLLM's renderer with the official prompt rules."""
 
+    def render_messages(self, *args: Any, **kwargs: Any) -> Any:
+        with _damaged_images_refused():
+            return super().render_messages(*args, **kwargs)
+
+    async def render_messages_async(self, *args: Any, **kwargs: Any) -> Any:
+        with _damaged_images_refused():
+            return await super().render_messages_async(*args, **kwargs)
+
     def _can_produce_offsets(self) -> bool:
         return False  # ids no longer map to characters of the text the client sent
 
     def _tokenize_prompt(self, prompt: TextPrompt, params: TokenizeParams) -> TokensPrompt:
-        def encode(text: str) -> list[int]:
-            tokens = tokenize({**prompt, "prompt": text}, params)
-            return tokens["prompt_token_ids"]
-
         tokenize = super()._tokenize_prompt
+
+        def encode(text: str) -> list[int]:
+            return tokenize({**prompt, "prompt": text}, params)["prompt_token_ids"]
+
         ids = prompt_ids(_without_bos(prompt["prompt"]), encode, self.get_bos_token_id())
         return self._build_tokens_prompt(ids, prompt)
 
@@ -62,3 +76,12 @@ def _without_bos(text: str) -> str:
     while text.startswith(BOS_TOKEN):
         text = text.removeprefix(BOS_TOKEN).strip()
     return text
+
+
+@contextmanager
+def _damaged_images_refused() -> Iterator[None]:
+    """Decoders raise more than the OSError vLLM expects; that too is an answer to the client."""
+    try:
+        yield
+    except (Image.DecompressionBombError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+        raise PageError(f"the image cannot be read: {error}") from error

@@ -1,0 +1,140 @@
+"""Markdown, HTML and JSON of pages."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vllm_dsocr.document.blocks import Attempt, Page
+from vllm_dsocr.document.content_html import content_html
+from vllm_dsocr.document.figures import crop_figures, draw_layout, figure_name, label_color
+from vllm_dsocr.document.grounding import parse_blocks
+from vllm_dsocr.document.markdown import document_markdown
+from vllm_dsocr.document.record import document_json, page_from_record, page_record
+from vllm_dsocr.document.web import document_html, report_html
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "document.schema.json"
+TEXT = (
+    "<|ref|>title<|/ref|><|det|>[[100, 50, 900, 100]]<|/det|>\n# A <b>Title</b> & more\n\n"
+    "<|ref|>text<|/ref|><|det|>[[100, 120, 900, 300]]<|/det|>\nMath \\( a < b \\) and $$x_1$$.\n\n"
+    "<|ref|>image<|/ref|><|det|>[[100, 350, 500, 600]]<|/det|>\n"
+    "<|ref|>table<|/ref|><|det|>[[100, 650, 900, 900]]<|/det|>\n"
+    '<table><tr><td rowspan="2">a</td><td>b</td></tr><tr><td>c</td></tr></table>'
+)
+
+
+def _page(text: str = TEXT, **more) -> Page:
+    facts = {"width": 1000, "height": 1400, "text": text, "blocks": parse_blocks(text), **more}
+    return Page(**{"number": 1, "status": "ok", **facts})
+
+
+def _failed(number: int = 2) -> Page:
+    return Page(number, "failed", reason="the PDF is damaged", attempts=(Attempt("first", "x"),))
+
+
+def test_markdown_links_figures_and_keeps_math_and_tables() -> None:
+    text = "".join(document_markdown([_page(), _failed()], lambda f: f"images/{figure_name(f)}"))
+    assert "![](images/0001-0.png)" in text
+    assert "\\( a < b \\) and $$x_1$$" in text
+    assert '<td rowspan="2">a</td>' in text
+    assert "<|" not in text
+    assert "page 2 could not be read: the PDF is damaged" in text
+
+
+def test_markdown_tables_when_asked_for() -> None:
+    text = "".join(document_markdown([_page()], figure_name, tables="markdown"))
+    assert "| a | b |\n| --- | --- |\n|  | c |" in text
+
+
+@pytest.mark.parametrize("status", ["truncated", "repeated"])
+def test_trouble_is_said_beside_the_text(status: str) -> None:
+    text = "".join(document_markdown([_page("words", status=status)], figure_name))
+    assert "words" in text
+    assert "> **Note:**" in text
+
+
+def test_html_is_self_contained_and_inert() -> None:
+    hostile = "<script>alert(1)</script> <img src=http://x/y onerror=alert(1)> [a](javascript:b)"
+    html = "".join(document_html("<t>", [_page(hostile), _page()], lambda f: "data:image/png,x"))
+    assert "<script>" not in html
+    assert "<img src=http" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "<title>&lt;t&gt;</title>" in html
+    assert '<td rowspan="2">a</td>' in html
+    assert "Content-Security-Policy" in html
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("## Head **line**", "<h2>Head <strong>line</strong></h2>"),
+        ("one\ntwo\n\nthree", "<p>one<br>\ntwo</p>\n<p>three</p>"),
+        ("- a\n2. b", '<ul><li>a</li></ul>\n<ol start="2"><li>b</li></ol>'),
+        ("x <sup>2</sup> <i>", "<p>x <sup>2</sup> &lt;i&gt;</p>"),
+        ("<center>Fig. 1</center>", '<p class="center">Fig. 1</p>'),
+        ("```py\na < b\n```", "<pre>a &lt; b</pre>"),
+        ("\\(**a**\\)", '<p><span class="math">\\(**a**\\)</span></p>'),
+        ("2 ** 3 ** 4", "<p>2 ** 3 ** 4</p>"),
+        ("`<a>`", "<p><code>&lt;a&gt;</code></p>"),
+    ],
+)
+def test_what_the_model_writes_as_html(text: str, html: str) -> None:
+    assert content_html(text) == html
+
+
+def test_report_puts_boxes_over_the_picture() -> None:
+    pages = [_page(), _failed()]
+    pictures = {1: "data:image/jpeg,x"}
+    html = "".join(
+        report_html("t", pages, lambda f: "data:,", lambda p: pictures.get(p.number), label_color)
+    )
+    assert html.count("<rect") == 4
+    assert '<rect data-block="1-0" x="100" y="50" width="800" height="50"' in html
+    assert "no picture of this page" in html
+
+
+def test_page_records_read_back() -> None:
+    for page in (_page(size_points=(595.0, 842.0), mode="base", num_vision_tokens=273), _failed()):
+        assert page_from_record(json.loads(json.dumps(page_record(page)))) == page
+
+
+def test_document_json_is_what_the_schema_says() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    about = {
+        "source": {"name": "a.pdf", "sha256": "0" * 64},
+        "settings": {"task": "markdown"},
+        "versions": {"vllm-dsocr": "0"},
+    }
+    pages = [_page(size_points=(595.0, 842.0)), _failed()]
+    document = json.loads("".join(document_json(about, pages)))
+    jsonschema.validate(document, json.loads(SCHEMA.read_text("utf-8")))
+    assert document["pages"][0]["blocks"][0]["boxes_px"] == [[100, 70, 900, 140]]
+    assert json.loads("".join(document_json(about, [])))["pages"] == []
+
+
+def test_figures_are_cut_from_the_page() -> None:
+    image = Image.new("RGB", (1000, 1400), "white")
+    image.paste((255, 0, 0), (100, 490, 500, 840))
+    ((figure, data),) = crop_figures(image, _page())
+    path_image = Image.open(io.BytesIO(data))
+    assert figure_name(figure) == "0001-0.png"
+    assert path_image.size == (400, 350)
+    assert path_image.getcolors() == [(400 * 350, (255, 0, 0))]
+
+
+def test_a_box_without_area_still_gives_a_figure() -> None:
+    page = _page("<|ref|>image<|/ref|><|det|>[[999, 999, 999, 999]]<|/det|>")
+    ((_, data),) = crop_figures(Image.new("RGB", (50, 60)), page)
+    assert Image.open(io.BytesIO(data)).size == (1, 1)
+
+
+def test_layout_is_drawn_over_a_copy() -> None:
+    image = Image.new("RGB", (1000, 1400), "white")
+    layout = draw_layout(image, _page())
+    assert image.getcolors() == [(1000 * 1400, (255, 255, 255))]
+    color = tuple(bytes.fromhex(label_color("text")[1:]))
+    assert layout.getpixel((500, int(120 / 999 * 1400))) == color

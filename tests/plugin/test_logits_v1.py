@@ -1,0 +1,153 @@
+"""The V1 guard in vLLM's own persistent batch, row by row against the pure rule."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+import torch
+
+pytest.importorskip("vllm")
+
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import LogitsProcessors
+from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
+
+from vllm_dsocr.plugin.logits_v1 import BatchGuards, GuardedRequest
+from vllm_dsocr.repetition import NGramGuard, NGramRule, rule_from_options
+
+VOCABULARY = 5
+DEFAULT = NGramRule(3, 12, frozenset({1}))
+OPTIONS = (
+    {},
+    {"ngram_size": 0},
+    {"ngram_size": 2, "window_size": 7},
+    {"ngram_size": 4, "whitelist_token_ids": [0, 2]},
+    {"ngram_size": 1},
+)
+
+
+def persistent_batch(guards: BatchGuards, max_num_reqs: int) -> InputBatch:
+    known = inspect.signature(InputBatch).parameters
+    arguments = {
+        "max_num_reqs": max_num_reqs,
+        "max_model_len": 256,
+        "max_num_batched_tokens": 256,
+        "device": torch.device("cpu"),
+        "vocab_size": VOCABULARY,
+        "block_sizes": [16],
+        "kernel_block_sizes": [16],
+        "max_num_blocks_per_req": [16],
+        "logitsprocs": LogitsProcessors([guards]),
+        "logitsprocs_need_output_token_ids": True,
+    }
+    return InputBatch(**{name: value for name, value in arguments.items() if name in known})
+
+
+def request(name: str, options: dict, output_ids: list[int]) -> CachedRequestState:
+    return CachedRequestState(
+        req_id=name,
+        prompt_token_ids=[1, 2, 3],
+        mm_features=[],
+        sampling_params=SamplingParams(temperature=0, extra_args=options),
+        generator=None,
+        block_ids=([],),
+        num_computed_tokens=0,
+        output_token_ids=output_ids,
+    )
+
+
+def random_step(
+    rng: random.Random, batch: InputBatch, states: dict[str, CachedRequestState], names: Iterator
+) -> None:
+    """Requests leave, come (some with output, as after preemption) and change places."""
+    for name in list(states):
+        if rng.random() < 0.15:
+            batch.remove_request(name)
+            del states[name]
+    for _ in range(rng.randrange(3)):
+        if len(states) < batch.max_num_reqs:
+            earlier = [rng.randrange(VOCABULARY) for _ in range(rng.choice((0, 0, 20)))]
+            state = request(f"request {next(names)}", rng.choice(OPTIONS), earlier)
+            states[state.req_id] = state
+            batch.add_request(state)
+    batch.condense()
+    if len(states) > 1 and rng.random() < 0.3:
+        batch.swap_states(*rng.sample(range(len(states)), 2))
+    batch.refresh_metadata()
+
+
+def expected(logits: torch.Tensor, batch: InputBatch, states: dict) -> torch.Tensor:
+    logits = logits.clone()
+    for row, name in enumerate(batch.req_ids):
+        state = states[name]
+        rule = rule_from_options(state.sampling_params.extra_args, DEFAULT)
+        if rule:
+            banned = NGramGuard(rule).extend(state.output_token_ids)
+            logits[row, list(banned)] = -torch.inf
+    return logits
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_keep_their_rule_through_moves(seed: int) -> None:
+    rng = random.Random(seed)
+    guards = BatchGuards(torch.device("cpu"), False, DEFAULT)
+    batch, states, names = persistent_batch(guards, max_num_reqs=6), {}, count()
+    num_bans = 0
+    for _ in range(150):
+        random_step(rng, batch, states, names)
+        logits = torch.randn(len(states), VOCABULARY)
+        want = expected(logits, batch, states)
+        got = guards.apply(logits)
+        assert torch.equal(got, want)
+        num_bans += torch.isinf(want).sum().item()
+        for state in states.values():
+            state.output_token_ids.append(rng.randrange(VOCABULARY))
+    assert num_bans > 50
+
+
+def test_tokens_of_the_step_under_way_are_read_once_known() -> None:
+    """Async scheduling: at update_state the last token is a placeholder, at apply it is known."""
+    guards = BatchGuards(torch.device("cpu"), False, None)
+    batch = persistent_batch(guards, max_num_reqs=1)
+    state = request("only", {"ngram_size": 2}, [])
+    batch.add_request(state)
+    for token, banned in [(3, []), (4, []), (3, [4]), (2, []), (3, [2, 4])]:
+        state.output_token_ids.append(-1)
+        batch.refresh_metadata()
+        state.output_token_ids[-1] = token
+        logits = guards.apply(torch.zeros(1, VOCABULARY))
+        assert torch.isinf(logits[0]).nonzero().flatten().tolist() == banned
+
+
+def test_an_unknown_last_token_bans_nothing() -> None:
+    output_ids = [3, 4, 3]
+    guarded = GuardedRequest(NGramRule(2), output_ids)
+    assert set(guarded.banned()) == {4}
+    output_ids.append(-1)
+    assert not guarded.banned()
+    output_ids[-1:] = [2, 3]
+    assert set(guarded.banned()) == {4, 2}
+    assert set(guarded.banned()) == {4, 2}
+
+
+def test_tokens_taken_back_are_forgotten() -> None:
+    output_ids = [3, 4, 3, 2, 3]
+    guarded = GuardedRequest(NGramRule(2), output_ids)
+    assert set(guarded.banned()) == {4, 2}
+    del output_ids[3:]
+    assert set(guarded.banned()) == {4}
+
+
+def test_other_requests_cost_nothing() -> None:
+    guards = BatchGuards(torch.device("cpu"), False, None)
+    batch = persistent_batch(guards, max_num_reqs=2)
+    batch.add_request(request("plain", {}, [1, 1, 1]))
+    batch.add_request(request("one", {"ngram_size": 1}, [1, 1, 1]))
+    batch.refresh_metadata()
+    logits = torch.zeros(2, VOCABULARY)
+    assert torch.equal(guards.apply(logits), torch.zeros(2, VOCABULARY))
+    assert not guards._rows

@@ -1,0 +1,91 @@
+"""The only seam between pages and a host: a Request goes in, a Completion comes out.
+
+Implemented by `plugin/engine.py` (vLLM in this process), `hf/engine.py` (transformers) and
+`server_engine.py` (any OpenAI-compatible server). Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from vllm_dsocr.config import BOS_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Finish = Literal["stop", "length", "repetition"]
+
+
+class EngineError(Exception):
+    """This request has no answer, others may; the message is one sentence."""
+
+
+class EngineLost(Exception):
+    """No request will be answered any more: the server or the engine is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class NgramGuard:
+    """No n-gram of `ngram_size` tokens twice within the last `window_size` tokens."""
+
+    ngram_size: int
+    window_size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One page to read.
+
+    image: upright, mode RGB.  prompt: as trained, with its <image> tag.
+    mode, max_tokens, guard: None leaves the choice to the engine.
+    """
+
+    image: Image.Image
+    prompt: str
+    mode: str | None = None
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    guard: NgramGuard | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model wrote, markup included, and why it stopped.
+
+    num_vision_tokens: None when the engine cannot tell.
+    """
+
+    text: str
+    finish: Finish
+    num_text_tokens: int
+    num_vision_tokens: int | None = None
+
+
+class Engine(Protocol):
+    """A host that reads pages. Entering it makes it ready, leaving it frees what it holds.
+
+    model: what names the weights.  max_in_flight: requests it wants at a time.
+    versions: what took part, for the record; known once the engine was entered.
+    """
+
+    model: str
+    max_in_flight: int
+    versions: Mapping[str, str]
+
+    async def __aenter__(self) -> Engine: ...
+
+    async def __aexit__(self, *exception: object) -> None: ...
+
+    async def complete(self, request: Request) -> Completion:
+        """Raises EngineError when this request, EngineLost when no request can be answered."""
+        ...
+
+
+def clean_text(text: str) -> str:
+    """The text without the tokens that frame it, which some hosts leave in."""
+    for token in (BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, IMAGE_TOKEN):
+        text = text.replace(token, "")
+    return text
