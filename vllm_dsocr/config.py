@@ -198,8 +198,8 @@ class VisionSizes:
         """
         width = vision.get("width")
         width = width if isinstance(width, Mapping) else {}
-        pos_size = vision.get("image_size", SamSizes.pos_size)
-        sam = _from_mapping(SamSizes, width.get("sam_vit_b", {}), pos_size=pos_size)
+        pos_size = {"pos_size": vision["image_size"]} if "image_size" in vision else {}
+        sam = _from_mapping(SamSizes, {**pos_size, **width.get("sam_vit_b", {})})
         clip = _from_mapping(ClipSizes, width.get("clip-l-14-224", {}))
         sizes = cls(sam, clip, projector.get("input_dim", 2048), projector.get("n_embed", 1280))
         features = sam.downsample_channels[-1] + clip.width
@@ -211,7 +211,8 @@ class VisionSizes:
         return sizes
 
 
-def _from_mapping(kind: type, values: Mapping[str, Any], **extra: Any) -> Any:
+def _from_mapping(kind: type, values: Mapping[str, Any]) -> Any:
     known = {f.name for f in fields(kind)}
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
-    return kind(**{**extra, **given})
+    return kind(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+    )

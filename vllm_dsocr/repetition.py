@@ -8,6 +8,7 @@ tokenizers, logits or hosts; standard library only.
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from collections.abc import Collection, Mapping
@@ -93,73 +94,86 @@ class NGramGuard:
     tokens: the sequence, owned and appended to by the caller. A negative id holds the place of a
     token that is not known yet; until it is, nothing is banned. Tokens may also be taken back.
 
-    For every prefix of size - 1 tokens it remembers the positions of the tokens that followed, the
-    latest of each. Memory is that of two windows: positions are filed in `_recent`, which becomes
-    `_older` when it holds a window's worth; what was in `_older` then lies outside the window.
+    For every prefix of size - 1 tokens it files the positions where a token followed, the latest
+    for each token: a bare position in the usual case of one. What has left the window is swept out
+    once in a window's length, so a token's share of that is constant too.
     """
 
     __slots__ = (
-        "_banned", "_code", "_older", "_prefix", "_recent", "_rule", "_span", "_taken", "_tokens",
-        "_weight",
+        "_banned", "_code", "_filed", "_prefix", "_span", "_taken", "_tokens", "_weight",
+        "_whitelist",
     )  # fmt: skip
 
     def __init__(self, rule: NGramRule, tokens: list[int]) -> None:
-        self._rule = rule
         self._tokens = tokens
         # A prefix that no sequence is long enough for makes a rule without bans.
         self._prefix = rule.size - 1 if rule.can_ban else sys.maxsize
-        self._weight = pow(_BASE, self._prefix, _PRIME)  # of the token that leaves the prefix
         self._span = rule.window or sys.maxsize
+        self._whitelist = rule.whitelist
+        self._weight = _weight(self._prefix)
         self._start_over()
 
     def _start_over(self) -> None:
         self._taken = 0  # how many tokens of the list are filed
         self._code = 0  # hash of the last size - 1 of them
         self._banned: Collection[int] = ()
-        self._recent: dict[int, tuple[int, ...]] = {}
-        self._older: dict[int, tuple[int, ...]] = {}
+        self._filed: dict[int, int | tuple[int, ...]] = {}
 
     def banned(self) -> Collection[int]:
         """Ids that may not follow the tokens now in the list."""
         tokens = self._tokens
         if len(tokens) < self._taken:
             self._start_over()
-        for position in range(self._taken, len(tokens)):
-            if tokens[position] < 0:
+        while self._taken < len(tokens):
+            token = tokens[self._taken]
+            if token < 0:
                 return ()
-            self._take(tokens[position], position)
+            self._take(token)
         return self._banned
 
-    def _take(self, token: int, position: int) -> None:
-        code, recent = self._code, self._recent
+    def _take(self, token: int) -> None:
+        position, code, filed = self._taken, self._code, self._filed
         self._taken = position + 1
-        leaving = position - self._prefix
-        if leaving < 0:
+        if position < self._prefix:
             self._code = (code * _BASE + token) % _PRIME
             return
-        if token not in self._rule.whitelist:
-            recent[code] = self._latest(recent[code], position) if code in recent else (position,)
-            if len(recent) > self._span:
-                self._older, self._recent = recent, {}
-        code = (code * _BASE + token - self._tokens[leaving] * self._weight) % _PRIME
-        self._code = code
-        seen = code in recent or code in self._older
-        self._banned = self._followers(code) if seen else ()
+        if token not in self._whitelist:
+            filed[code] = self._latest(filed[code], position) if code in filed else position
+            if len(filed) > 2 * self._span:
+                self._sweep()
+        leaving = self._tokens[position - self._prefix]
+        self._code = code = (code * _BASE + token - leaving * self._weight) % _PRIME
+        self._banned = self._followers(filed[code]) if code in filed else ()
 
-    def _latest(self, known: tuple[int, ...], position: int) -> tuple[int, ...]:
-        """`known` with `position`, which replaces the one where the same n-gram ended before."""
+    def _latest(self, known: int | tuple[int, ...], position: int) -> tuple[int, ...]:
+        """`known` and `position`, which replaces the one where the same n-gram ended before."""
         ngram = self._ngram(position)
-        return (*(earlier for earlier in known if self._ngram(earlier) != ngram), position)
+        return (*(end for end in _ends(known) if self._ngram(end) != ngram), position)
 
     def _ngram(self, end: int) -> list[int]:
         return self._tokens[end - self._prefix : end + 1]
 
-    def _followers(self, code: int) -> set[int]:
+    def _followers(self, known: int | tuple[int, ...]) -> set[int]:
         """Tokens that followed an earlier copy of the current prefix inside the window."""
         tokens, size = self._tokens, self._prefix
         prefix, start = tokens[self._taken - size : self._taken], self._taken - self._span
         return {
             tokens[end]
-            for end in (*self._older.get(code, ()), *self._recent.get(code, ()))
+            for end in _ends(known)
             if end - size >= start and tokens[end - size : end] == prefix
         }
+
+    def _sweep(self) -> None:
+        first = self._taken - self._span + self._prefix  # where a whole n-gram can end
+        for code in [code for code, known in self._filed.items() if _ends(known)[-1] < first]:
+            del self._filed[code]
+
+
+def _ends(known: int | tuple[int, ...]) -> tuple[int, ...]:
+    return known if isinstance(known, tuple) else (known,)
+
+
+@functools.lru_cache
+def _weight(prefix: int) -> int:
+    """Share of a token in the hash when it leaves a prefix of this length."""
+    return pow(_BASE, prefix, _PRIME)

@@ -54,7 +54,7 @@ class Case:
         want = logits.clone()
         for row, (slot, output) in enumerate(zip(self.rows.slots, self.outputs, strict=True)):
             if rule := self.rules[slot]:
-                want[row, list(NGramGuard(rule).extend(output))] = -torch.inf
+                want[row, list(NGramGuard(rule, output).banned())] = -torch.inf
         got = logits.to(device)
         rows = RowTokens(*(tensor.to(device) for tensor in self.rows))
         ban_repeats(got, self.table.to(device), rows, self.largest)

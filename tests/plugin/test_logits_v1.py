@@ -16,7 +16,7 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
-from vllm_dsocr.plugin.logits_v1 import BatchGuards, GuardedRequest
+from vllm_dsocr.plugin.logits_v1 import BatchGuards
 from vllm_dsocr.repetition import NGramGuard, NGramRule, rule_from_options
 
 VOCABULARY = 5
@@ -86,7 +86,7 @@ def expected(logits: torch.Tensor, batch: InputBatch, states: dict) -> torch.Ten
         state = states[name]
         rule = rule_from_options(state.sampling_params.extra_args, DEFAULT)
         if rule:
-            banned = NGramGuard(rule).extend(state.output_token_ids)
+            banned = NGramGuard(rule, state.output_token_ids).banned()
             logits[row, list(banned)] = -torch.inf
     return logits
 
@@ -121,25 +121,6 @@ def test_tokens_of_the_step_under_way_are_read_once_known() -> None:
         state.output_token_ids[-1] = token
         logits = guards.apply(torch.zeros(1, VOCABULARY))
         assert torch.isinf(logits[0]).nonzero().flatten().tolist() == banned
-
-
-def test_an_unknown_last_token_bans_nothing() -> None:
-    output_ids = [3, 4, 3]
-    guarded = GuardedRequest(NGramRule(2), output_ids)
-    assert set(guarded.banned()) == {4}
-    output_ids.append(-1)
-    assert not guarded.banned()
-    output_ids[-1:] = [2, 3]
-    assert set(guarded.banned()) == {4, 2}
-    assert set(guarded.banned()) == {4, 2}
-
-
-def test_tokens_taken_back_are_forgotten() -> None:
-    output_ids = [3, 4, 3, 2, 3]
-    guarded = GuardedRequest(NGramRule(2), output_ids)
-    assert set(guarded.banned()) == {4, 2}
-    del output_ids[3:]
-    assert set(guarded.banned()) == {4}
 
 
 def test_other_requests_cost_nothing() -> None:

@@ -133,7 +133,7 @@ def test_every_row_has_the_bans_of_its_history(seed: int) -> None:
         want = logits.clone()
         for row, (request, output) in enumerate(rows):
             if rule := rule_from_options(request.options, DEFAULT):
-                want[row, list(NGramGuard(rule).extend(output))] = -torch.inf
+                want[row, list(NGramGuard(rule, output).banned())] = -torch.inf
         assert torch.equal(runner.guards.apply(logits, context), want)
         num_bans += int(torch.isinf(want).sum())
         for request in runner.slots.values():

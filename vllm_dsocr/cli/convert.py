@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vllm_dsocr.cli.console import Event, ProgressBar, json_lines, summary_table
-from vllm_dsocr.cli.engines import add_engine_arguments, make_engine
+from vllm_dsocr.cli.engines import add_engine_arguments, count, make_engine, positive
 from vllm_dsocr.config import MODES
 from vllm_dsocr.document.compression import compression_table
 from vllm_dsocr.engine import EngineLost
@@ -120,9 +120,9 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mode", choices=MODES, help="resolution; without it the model's default")
     group.add_argument("--pages", type=_ranges, default=ALL_PAGES, help="such as 1-3,7 or 5-")
     group.add_argument("--dpi", type=_dpi, default=float(DEFAULT_DPI), help="of PDF pages")
-    group.add_argument("--max-tokens", type=int, help="longest text of a page")
+    group.add_argument("--max-tokens", type=positive, help="longest text of a page")
     group.add_argument(
-        "--retries", type=int, default=4, help="other settings to try on a page that goes wrong (4)"
+        "--retries", type=count, default=4, help="other settings to try on a page that goes wrong (4)"
     )
     group.add_argument(
         "--allow-host", metavar="HOST", action="append", default=[], help="may be fetched from"

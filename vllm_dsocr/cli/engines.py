@@ -23,7 +23,13 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", help=f"checkpoint ({OFFICIAL_MODEL}), or the server's name for it"
     )
-    group.add_argument("--concurrency", type=_positive, help="pages in flight at a time")
+    group.add_argument("--concurrency", type=positive, help="pages in flight at a time")
+    group.add_argument(
+        "--server-retries",
+        type=count,
+        metavar="N",
+        help="how often a server that errs or hangs up is asked again, waiting longer each time",
+    )
     group.add_argument(
         "--engine-arg",
         metavar="NAME=VALUE",
@@ -40,6 +46,8 @@ async def make_engine(args: argparse.Namespace) -> Engine:
     if args.server:
         from vllm_dsocr.server_engine import ServerEngine
 
+        if args.server_retries is not None:
+            limit["max_retries"] = args.server_retries
         return await ServerEngine.connect(args.server, args.model, **limit)
     model = args.model or OFFICIAL_MODEL
     if (args.engine or _installed_engine()) == "vllm":
@@ -65,7 +73,15 @@ def _engine_arg(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+def positive(text: str) -> int:
+    """An argument that counts from 1."""
+    if count(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """An argument that counts from 0."""
+    if not text.isascii() or not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return int(text)

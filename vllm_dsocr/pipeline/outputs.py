@@ -7,8 +7,6 @@ again from the source. The same records give the same bytes.
 from __future__ import annotations
 
 import io
-import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_dsocr.document.blocks import Figure, Page
 from vllm_dsocr.document.figures import draw_layout, figure_name, label_color, png_bytes
 from vllm_dsocr.document.markdown import TableStyle, document_markdown
+from vllm_dsocr.document.picture_pdf import Picture, picture_pdf
 from vllm_dsocr.document.record import document_json
 from vllm_dsocr.document.web import data_url, document_html, report_html
 from vllm_dsocr.page.files import SourcePage, iter_pages
@@ -28,7 +27,8 @@ from vllm_dsocr.pipeline.store import IMAGES, DocumentFolder
 if TYPE_CHECKING:
     from PIL import Image
 
-_REPORT_WIDTH, _REPORT_QUALITY = 1000, 80  # px and JPEG quality of page pictures in reports
+_REPORT_WIDTH = 1000  # px of page pictures in reports, at most
+_JPEG_QUALITY = 80
 
 
 class PagePictures:
@@ -98,7 +98,10 @@ def write_report(document: FinishedDocument) -> None:
 
     def picture(page: Page) -> str | None:
         image = pictures.image(page.number)
-        return data_url(_jpeg(image), "image/jpeg") if image is not None else None
+        if image is None:
+            return None
+        image.thumbnail((_REPORT_WIDTH, image.height))
+        return data_url(_jpeg(image), "image/jpeg")
 
     pieces = report_html(
         document.title, document.pages(), _figure_url(document), picture, label_color
@@ -115,17 +118,12 @@ def write_layout(document: FinishedDocument) -> None:
 
 
 def write_layout_pdf(document: FinishedDocument) -> None:
-    """layout.pdf: the same pictures as one file, written page by page."""
-    path = document.folder.path / "layout.pdf"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    no_date = time.gmtime(0)  # the same pages give the same file
-    for _, image in _layouts(document):
-        image.save(
-            temporary, "PDF", append=temporary.exists(), creationDate=no_date, modDate=no_date
-        )
-    if temporary.exists():
-        os.replace(temporary, path)
+    """layout.pdf: the same pictures as one file."""
+    pictures = (
+        Picture(_jpeg(image), *image.size, page.size_points or image.size)
+        for page, image in _layouts(document)
+    )
+    document.folder.write("layout.pdf", picture_pdf(pictures))
 
 
 def write_docling(document: FinishedDocument) -> None:
@@ -174,7 +172,5 @@ def _layouts(document: FinishedDocument) -> Iterator[tuple[Page, Image.Image]]:
 
 def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image = image.copy()
-    image.thumbnail((_REPORT_WIDTH, _REPORT_WIDTH * 4))
-    image.save(buffer, "JPEG", quality=_REPORT_QUALITY)
+    image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()

@@ -1,0 +1,133 @@
+"""A small OpenAI-compatible server: what it answers depends on the request's image and options.
+
+Real HTTP on a real port, so that clients are tested as they are. `answer` is given the parsed body
+of a chat request and the decoded page, and returns a chat completion's fields or a Trouble.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.server
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """An HTTP error, or with status 0 a connection that just ends."""
+
+    status: int
+    message: str = "trouble"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a chat completion says."""
+
+    text: str
+    finish: str = "stop"
+    num_text_tokens: int = 7
+    num_prompt_tokens: int = 120
+
+
+Responder = Callable[[dict[str, Any], Image.Image], Answer | Trouble]
+NUM_PROMPT_TEXT_TOKENS = 10
+
+
+def page_text(body: dict[str, Any], image: Image.Image) -> Answer:
+    """Names the page's pixels; has a title and a figure."""
+    digest = hashlib.sha256(image.tobytes()).hexdigest()[:12]
+    return Answer(
+        f"<|ref|>title<|/ref|><|det|>[[10, 10, 900, 90]]<|/det|>\n# Page {digest}\n\n"
+        "<|ref|>image<|/ref|><|det|>[[0, 0, 499, 499]]<|/det|>\n<｜end▁of▁sentence｜>"
+    )
+
+
+class FakeServer:
+    """A running server; `bodies` are the chat requests it got."""
+
+    def __init__(self, url: str, bodies: list[dict[str, Any]]) -> None:
+        self.url = url
+        self.bodies = bodies
+
+
+@contextmanager
+def fake_server(respond: Responder = page_text) -> Iterator[FakeServer]:
+    """Serves until left."""
+    bodies: list[dict[str, Any]] = []
+    handler = type("Handler", (_Handler,), {"respond": staticmethod(respond), "bodies": bodies})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield FakeServer(f"http://127.0.0.1:{server.server_port}/v1", bodies)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    respond: Responder
+    bodies: list[dict[str, Any]]
+
+    def do_GET(self) -> None:
+        answers = {
+            "/v1/models": {"object": "list", "data": [{"id": "fake-reader", "object": "model"}]},
+            "/version": {"version": "9.9"},
+        }
+        self._send(200 if self.path in answers else 404, answers.get(self.path, {}))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize":
+            self._send(200, {"count": NUM_PROMPT_TEXT_TOKENS})
+            return
+        self.bodies.append(body)
+        answer = self.respond(body, _image(body))
+        if isinstance(answer, Answer):
+            self._send(200, _completion(answer))
+        elif answer.status:
+            self._send(answer.status, {"error": {"message": answer.message}})
+        else:
+            self.close_connection = True
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("retry-after-ms", "1")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _image(body: dict[str, Any]) -> Image.Image:
+    url = body["messages"][0]["content"][0]["image_url"]["url"]
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+
+
+def _completion(answer: Answer) -> dict[str, Any]:
+    message = {"role": "assistant", "content": answer.text}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "fake-reader",
+        "choices": [{"index": 0, "message": message, "finish_reason": answer.finish}],
+        "usage": {
+            "prompt_tokens": answer.num_prompt_tokens,
+            "completion_tokens": answer.num_text_tokens,
+            "total_tokens": answer.num_prompt_tokens + answer.num_text_tokens,
+        },
+    }

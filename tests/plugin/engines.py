@@ -1,0 +1,72 @@
+"""vLLM engines in this process, one per configuration, for all tests that generate."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from vllm import LLM, RequestOutput, SamplingParams
+
+import vllm_dsocr
+from vllm_dsocr.plugin import TOKENIZER_MODE, register_renderer
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the other tests keep their cores
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+OPTIONS: dict[str, Any] = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "max_model_len": 4096,
+    "max_num_seqs": 8,
+    "kv_cache_memory_bytes": 64 << 20,
+    "tokenizer_mode": TOKENIZER_MODE,
+    "seed": 0,
+}
+
+
+def register() -> None:
+    """What the entry point does in an installed environment."""
+    vllm_dsocr.register()
+    register_renderer()
+
+
+EXACT = {"mm_processor_kwargs": {"resampler": "pillow"}}  # the reference's pixels
+
+
+@functools.cache
+def _engine(checkpoint: Path, options: tuple[tuple[str, Any], ...]) -> LLM:
+    register()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        return LLM(str(checkpoint), **{**OPTIONS, **dict(options)}, **EXACT)
+
+
+def engine(checkpoint: Path, **options: Any) -> LLM:
+    """A started engine in fp32 with exact pixels; the same one for the same arguments."""
+    return _engine(checkpoint, tuple(sorted(options.items())))
+
+
+def prompt(text: str, *images: Image.Image, **page_options: Any) -> dict[str, Any]:
+    """One request of `LLM.generate`."""
+    request: dict[str, Any] = {"prompt": text, "mm_processor_kwargs": page_options}
+    return {**request, "multi_modal_data": {"image": list(images)}} if images else request
+
+
+def complete(
+    llm: LLM, prompts: Sequence[Any], tokens: int = 24, **options: Any
+) -> list[RequestOutput]:
+    """Greedy continuations of exactly that many tokens."""
+    greedy = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+    return llm.generate(list(prompts), greedy, use_tqdm=False, **options)
+
+
+def continuations(llm: LLM, prompts: Sequence[Any], **options: Any) -> list[list[int]]:
+    """Ids of `complete`."""
+    return [list(o.outputs[0].token_ids) for o in complete(llm, prompts, **options)]

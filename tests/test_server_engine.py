@@ -1,0 +1,102 @@
+"""The OpenAI-compatible engine against a server that really answers, errs and hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.fake_server import Answer, FakeServer, Trouble, fake_server, page_text
+from vllm_dsocr.engine import Completion, EngineError, EngineLost, NgramGuard, Request
+from vllm_dsocr.page.prompt import TASKS
+
+pytest.importorskip("openai", reason="pip install 'vllm-dsocr[client]'")
+
+from vllm_dsocr.server_engine import ServerEngine  # noqa: E402
+
+PAGE = Image.new("RGB", (64, 48), (200, 30, 30))
+
+
+def _ask(server: FakeServer, retries: int = 3, **options: Any) -> Completion:
+    async def ask() -> Completion:
+        engine = await ServerEngine.connect(server.url, max_retries=retries)
+        async with engine:
+            return await engine.complete(Request(PAGE, TASKS["markdown"], **options))
+
+    return asyncio.run(ask())
+
+
+def test_the_page_arrives_as_it_is_and_the_text_comes_back() -> None:
+    with fake_server() as server:
+        completion = _ask(server)
+    assert completion.text == page_text({}, PAGE).text
+    assert (completion.finish, completion.num_text_tokens) == ("stop", 7)
+    assert completion.num_vision_tokens == 120 - 10 + 1
+
+
+def test_only_what_was_asked_for_is_sent() -> None:
+    with fake_server() as server:
+        _ask(server)
+        _ask(server, mode="base", max_tokens=50, temperature=0.2, guard=NgramGuard(20, 1024))
+    bare, full = server.bodies
+    assert bare["model"] == "fake-reader"
+    assert bare["temperature"] == 0
+    assert bare["skip_special_tokens"] is False
+    assert not {"max_tokens", "mm_processor_kwargs", "vllm_xargs"} & set(bare)
+    texts = [part["text"] for part in bare["messages"][0]["content"] if part["type"] == "text"]
+    assert texts == ["<|grounding|>Convert the document to markdown."]
+    assert full["mm_processor_kwargs"] == {"mode": "base"}
+    assert full["vllm_xargs"] == {"ngram_size": 20, "window_size": 1024}
+    assert (full["max_tokens"], full["temperature"]) == (50, 0.2)
+
+
+@pytest.mark.parametrize("trouble", [Trouble(429), Trouble(503), Trouble(500), Trouble(0)])
+def test_passing_trouble_is_waited_out(trouble: Trouble) -> None:
+    left = [trouble, trouble]
+    with fake_server(lambda *page: left.pop() if left else page_text(*page)) as server:
+        assert _ask(server).text
+    assert len(server.bodies) == 3
+
+
+def test_a_refusal_is_the_servers_own_sentence() -> None:
+    refusal = Trouble(400, "mode must be one of\n tiny, small")
+    with (
+        fake_server(lambda *_: refusal) as server,
+        pytest.raises(EngineError, match="^mode must be one of tiny, small$"),
+    ):
+        _ask(server)
+    assert len(server.bodies) == 1
+
+
+def test_lasting_trouble_with_one_page_is_that_pages_error() -> None:
+    with fake_server(lambda *_: Trouble(500, "broken")) as server, pytest.raises(EngineError):
+        _ask(server, retries=1)
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_no_page_gets_past_ends_the_run(status: int) -> None:
+    with (
+        fake_server(lambda *_: Trouble(status, "no such model")) as server,
+        pytest.raises(EngineLost, match="no such model"),
+    ):
+        _ask(server)
+
+
+def test_a_server_that_is_not_there() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(EngineLost, match="no answer from"):
+        asyncio.run(ServerEngine.connect(url, max_retries=0))
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"), [("length", "length"), ("repetition", "repetition"), ("stop", "stop")]
+)
+def test_why_it_ended(reason: str, finish: str) -> None:
+    with fake_server(lambda *_: Answer("x", reason)) as server:
+        assert _ask(server).finish == finish
