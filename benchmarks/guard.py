@@ -17,12 +17,12 @@ import random
 import statistics
 import time
 from collections.abc import Iterable
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import vllm
 from vllm import SamplingParams
 from vllm.v1.sample import logits_processor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
@@ -32,7 +32,7 @@ from vllm_dsocr.plugin.logits_v1 import BatchGuards
 VOCABULARY = 129_280
 # (n-gram size, window, output tokens so far): the published recipe, and the whole history.
 SETTINGS = {"30_90": (30, 90, 1_000), "20_8192": (20, 8_192, 8_192)}
-LOOPING = 16  # one request in so many repeats itself, so both have something to ban
+LOOPING = 64  # one request in so many repeats itself, so both have something to ban
 LOOP_LENGTH = 60
 
 

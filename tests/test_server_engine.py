@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from tests.fake_server import Answer, FakeServer, Trouble, fake_server, page_text
-from vllm_dsocr.engine import Completion, EngineError, EngineLost, NgramGuard, Request
+from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request
 from vllm_dsocr.page.prompt import TASKS
+from vllm_dsocr.repetition import NGramRule
 
 pytest.importorskip("openai", reason="pip install 'vllm-dsocr[client]'")
 
@@ -40,7 +41,7 @@ def test_the_page_arrives_as_it_is_and_the_text_comes_back() -> None:
 def test_only_what_was_asked_for_is_sent() -> None:
     with fake_server() as server:
         _ask(server)
-        _ask(server, mode="base", max_tokens=50, temperature=0.2, guard=NgramGuard(20, 1024))
+        _ask(server, mode="base", max_tokens=50, temperature=0.2, guard=NGramRule(20, 1024))
     bare, full = server.bodies
     assert bare["model"] == "fake-reader"
     assert bare["temperature"] == 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from vllm_dsocr.config import BOS_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN
+from vllm_dsocr.repetition import MAX_INT, NGramRule
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,20 +27,13 @@ class EngineLost(Exception):
     """No request will be answered any more: the server or the engine is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class NgramGuard:
-    """No n-gram of `ngram_size` tokens twice within the last `window_size` tokens."""
-
-    ngram_size: int
-    window_size: int
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One page to read.
 
     image: upright, mode RGB.  prompt: as trained, with its <image> tag.
-    mode, max_tokens, guard: None leaves the choice to the engine.
+    mode, max_tokens, guard: None leaves the choice to the engine, and tokens that may always repeat
+    are the engine's choice in any case.
     """
 
     image: Image.Image
@@ -48,7 +42,7 @@ class Request:
     max_tokens: int | None = None
     temperature: float = 0.0
     seed: int = 0
-    guard: NgramGuard | None = None
+    guard: NGramRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +83,8 @@ def clean_text(text: str) -> str:
     for token in (BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, IMAGE_TOKEN):
         text = text.replace(token, "")
     return text
+
+
+def guard_options(rule: NGramRule) -> dict[str, int]:
+    """The rule in the words of vLLM's request field `vllm_xargs`."""
+    return {"ngram_size": rule.size, "window_size": rule.window or MAX_INT}

@@ -13,7 +13,14 @@ from typing import Any
 
 from vllm_dsocr.config import IMAGE_TOKEN
 from vllm_dsocr.document.figures import png_bytes
-from vllm_dsocr.engine import Completion, EngineError, EngineLost, Finish, Request
+from vllm_dsocr.engine import (
+    Completion,
+    EngineError,
+    EngineLost,
+    Finish,
+    Request,
+    guard_options,
+)
 
 try:
     import openai
@@ -145,10 +152,7 @@ def _extra_body(request: Request) -> dict[str, Any]:
     if request.mode is not None:
         body["mm_processor_kwargs"] = {"mode": request.mode}
     if request.guard is not None:
-        body["vllm_xargs"] = {
-            "ngram_size": request.guard.ngram_size,
-            "window_size": request.guard.window_size,
-        }
+        body["vllm_xargs"] = guard_options(request.guard)
     return body
 
 

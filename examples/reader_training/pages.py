@@ -78,10 +78,15 @@ def _noise_bank() -> np.ndarray:
 
 
 def render_page(
-    rng: Random, width: int = PAGE_SIDE, height: int = PAGE_SIDE, held_out: bool = False
+    rng: Random,
+    width: int = PAGE_SIDE,
+    height: int = PAGE_SIDE,
+    held_out: bool = False,
+    max_chars: int = MAX_CHARS,
 ) -> Page:
     """A random page of `width` x `height` px; the same for the same state of `rng`.
 
+    max_chars: most characters on a full page; smaller pages get their share by area.
     A page too small for one line of text comes out empty.
     """
     size = rng.choice(FONT_SIZES)
@@ -89,10 +94,12 @@ def render_page(
     if rng.random() < 0.75:
         fonts = fonts[:1]
     left, right = rng.uniform(6, 56), width - rng.uniform(6, 40)
+    if rng.random() < 0.4:
+        right = left + (right - left) * rng.uniform(0.4, 1.0)
     pitch = size * rng.uniform(1.12, 1.3 if rng.random() < 0.6 else 2.0)
     room = int((height - 12) // pitch)
     wanted = rng.randint(LINES[0], LINES[1]) if height > width / 2 else LINES[1]
-    chars = int(MAX_CHARS * rng.uniform(0.3, 1.0) * max(0.3, width * height / PAGE_SIDE**2))
+    chars = int(max_chars * rng.uniform(0.35, 1.0) * max(0.3, width * height / PAGE_SIDE**2))
     lines = _break_lines(rng, held_out, fonts, right - left, min(room, wanted), chars)
     free = height - 12 - pitch * len(lines)
     top = 6 + free * rng.random() * (1.0 if rng.random() < 0.5 else 0.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -27,3 +28,11 @@ def half_and_half() -> Image.Image:
     image = Image.new("RGB", (1280, 640))
     image.paste((255, 255, 255), (640, 0, 1280, 640))
     return image
+
+
+@pytest.fixture(scope="session")
+def llm(checkpoint: Path) -> Any:
+    """An engine that many tests share."""
+    from tests.plugin.engines import start
+
+    return start(checkpoint)

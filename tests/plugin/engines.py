@@ -1,8 +1,7 @@
-"""vLLM engines in this process, one per configuration, for all tests that generate."""
+"""vLLM engines in the test process: started with one call, asked with another."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ OPTIONS: dict[str, Any] = {
     "max_model_len": 4096,
     "max_num_seqs": 8,
     "kv_cache_memory_bytes": 64 << 20,
+    "mm_processor_kwargs": {"resampler": "pillow"},  # the reference's pixels
     "tokenizer_mode": TOKENIZER_MODE,
     "seed": 0,
 }
@@ -36,21 +36,13 @@ def register() -> None:
     register_renderer()
 
 
-EXACT = {"mm_processor_kwargs": {"resampler": "pillow"}}  # the reference's pixels
-
-
-@functools.cache
-def _engine(checkpoint: Path, options: tuple[tuple[str, Any], ...]) -> LLM:
+def start(checkpoint: Path, **options: Any) -> LLM:
+    """An engine in fp32 with exact pixels."""
     register()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        return LLM(str(checkpoint), **{**OPTIONS, **dict(options)}, **EXACT)
-
-
-def engine(checkpoint: Path, **options: Any) -> LLM:
-    """A started engine in fp32 with exact pixels; the same one for the same arguments."""
-    return _engine(checkpoint, tuple(sorted(options.items())))
+        return LLM(str(checkpoint), **{**OPTIONS, **options})
 
 
 def prompt(text: str, *images: Image.Image, **page_options: Any) -> dict[str, Any]:

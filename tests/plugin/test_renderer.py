@@ -1,15 +1,14 @@
-"""Offline prompts, chat and token ids -> prompt ids, without an engine."""
-
 from __future__ import annotations
 
 import asyncio
-import io
+import base64
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 pytest.importorskip("vllm")
 
@@ -24,7 +23,7 @@ from vllm_dsocr.page.source import PageError
 from vllm_dsocr.plugin import TOKENIZER_MODE
 from vllm_dsocr.plugin.renderer import DeepseekOCRRenderer
 
-TEXT_IDS = [40, 608, 379, 37, 52, 16]  # "Free OCR."
+FREE_OCR = [40, 608, 379, 37, 52, 16]
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +35,46 @@ def renderer(checkpoint: Path) -> Iterator[DeepseekOCRRenderer]:
     renderer.shutdown()
 
 
-def ids(renderer: DeepseekOCRRenderer, prompt: dict[str, Any]) -> list[int]:
+def ids(renderer: DeepseekOCRRenderer, **prompt: Any) -> list[int]:
     (rendered,) = renderer.render_cmpl([prompt])
     return rendered["prompt_token_ids"]
 
 
-@pytest.mark.parametrize(
-    "text", ["Free OCR.", " Free OCR. \n", f"{BOS_TOKEN} Free OCR.", f"{BOS_TOKEN}" * 2 + "Free OCR."]
-)
-def test_text_is_stripped_behind_one_bos(renderer: DeepseekOCRRenderer, text: str) -> None:
-    assert ids(renderer, {"prompt": text}) == [0, *TEXT_IDS]
+@pytest.mark.parametrize("before", ["", " ", BOS_TOKEN, f"{BOS_TOKEN}{BOS_TOKEN} "])
+def test_text_is_stripped_behind_one_bos(renderer: DeepseekOCRRenderer, before: str) -> None:
+    assert ids(renderer, prompt=f"{before}Free OCR. \n") == [0, *FREE_OCR]
 
 
 def test_token_ids_are_taken_as_they_are(renderer: DeepseekOCRRenderer) -> None:
-    assert ids(renderer, {"prompt_token_ids": [5, 6]}) == [5, 6]
+    assert ids(renderer, prompt_token_ids=[5, 6]) == [5, 6]
 
 
-def test_bos_the_tokenizer_adds_itself_is_not_doubled(renderer: DeepseekOCRRenderer) -> None:
-    ids = [0, *TEXT_IDS]
+def test_chat_of_text_alone(renderer: DeepseekOCRRenderer) -> None:
+    messages = [{"role": "user", "content": "Free OCR. "}]
+    _, (rendered,) = renderer.render_chat([messages], ChatParams())
+    assert rendered["prompt_token_ids"] == [0, *FREE_OCR]
 
-    class AddsBos:
-        def __call__(self, text: str, **kwargs: Any) -> dict[str, list[int]]:
-            return {"input_ids": ids}
+
+@pytest.mark.parametrize("prompt", [{"prompt": "a<image>"}, {"prompt_token_ids": [880]}])
+def test_tags_without_images_are_refused(
+    renderer: DeepseekOCRRenderer, prompt: dict[str, Any]
+) -> None:
+    with pytest.raises(PromptError, match="1 <image> tags for 0 images"):
+        renderer.render_cmpl([prompt])
+    with pytest.raises(PromptError):
+        asyncio.run(renderer.render_cmpl_async([prompt]))
+
+
+def test_options_of_text_are_checked(renderer: DeepseekOCRRenderer) -> None:
+    with pytest.raises(OptionError, match="unknown option 'foo'"):
+        ids(renderer, prompt="text", mm_processor_kwargs={"foo": 1})
+
+
+def test_image_with_absurd_size_is_refused(renderer: DeepseekOCRRenderer) -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
+    png += struct.pack(">I", zlib.crc32(header))
+    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    with pytest.raises(PageError, match="cannot be read.*exceeds"):
+        renderer.render_chat([[{"role": "user", "content": content}]], ChatParams())

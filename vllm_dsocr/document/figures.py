@@ -15,12 +15,26 @@ from vllm_dsocr.document.blocks import Block, Figure, Page
 
 FIGURE_SUFFIX = ".png"
 _FILL_ALPHA = 26
-_PALETTE = ("#c0392b", "#2471a3", "#1e8449", "#b9770e", "#7d3c98", "#117a65", "#a04000", "#34495e")
+_COLORS = {
+    "title": "#c0392b",
+    "sub_title": "#d35400",
+    "text": "#2471a3",
+    "list": "#2e86c1",
+    "equation": "#7d3c98",
+    "table": "#1e8449",
+    "table_caption": "#52a36f",
+    "image": "#b9770e",
+    "figure": "#9a7d0a",
+    "image_caption": "#ca9a3c",
+    "header": "#5d6d7e",
+    "footer": "#34495e",
+}
+_OTHER_COLORS = ("#a93279", "#117a65", "#6e2c00", "#1a5276")
 
 
 def label_color(label: str) -> str:
     """The colour ("#rrggbb") a label has wherever layout is drawn; the same in every run."""
-    return _PALETTE[zlib.crc32(label.encode()) % len(_PALETTE)]
+    return _COLORS.get(label) or _OTHER_COLORS[zlib.crc32(label.encode()) % len(_OTHER_COLORS)]
 
 
 def figure_name(figure: Figure) -> str:

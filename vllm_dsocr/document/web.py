@@ -28,7 +28,7 @@ def document_html(title: str, pages: Iterable[Page], link: FigureLink) -> Iterat
     """A document to read: one article per page, figures by `link`."""
     yield _head(title)
     for page in pages:
-        yield f'<article id="page-{page.number}">\n'
+        yield f'<article id="page-{page.number}">\n<p class="fate">page {page.number}</p>\n'
         yield from _page_text(page, link)
         yield "</article>\n"
     yield "</body>\n</html>\n"

@@ -14,13 +14,14 @@ from vllm_dsocr.config import MODES
 from vllm_dsocr.document.blocks import Attempt, Page
 from vllm_dsocr.document.grounding import parse_blocks
 from vllm_dsocr.document.loops import MIN_LOOP_CHARS, loop_start
-from vllm_dsocr.engine import Completion, Engine, EngineError, NgramGuard, Request, clean_text
+from vllm_dsocr.engine import Completion, Engine, EngineError, Request, clean_text
 from vllm_dsocr.page.geometry import plan_tiles
 from vllm_dsocr.page.prompt import task_prompt
 from vllm_dsocr.page.source import PageError
 from vllm_dsocr.pipeline.settings import ReadSettings
+from vllm_dsocr.repetition import NGramRule
 
-_STRICT_GUARD = NgramGuard(ngram_size=20, window_size=1024)
+_STRICT_GUARD = NGramRule(size=20, window=1024)
 _OTHER_MODE = {
     "tiny": "small",
     "small": "base",

@@ -11,9 +11,11 @@ TOKENIZER_MODE = "deepseek_ocr"  # vLLM picks renderer and tokenizer by this nam
 
 
 def register_renderer() -> None:
-    """Make the tokenizer mode known: the official prompt rules with the usual tokenizer."""
+    """Make the tokenizer mode known: the official prompt rules, markup in the text."""
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tokenizers.registry import TokenizerRegistry
 
     RENDERER_REGISTRY.register(TOKENIZER_MODE, "vllm_dsocr.plugin.renderer", "DeepseekOCRRenderer")
-    TokenizerRegistry.register(TOKENIZER_MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
+    TokenizerRegistry.register(
+        TOKENIZER_MODE, "vllm_dsocr.plugin.tokenizer", "DeepseekOCRTokenizer"
+    )

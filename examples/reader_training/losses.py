@@ -1,0 +1,121 @@
+"""Training pass and batch -> losses, with throw-away heads that no checkpoint keeps.
+
+The dense losses ask of one feature cell which character lies at an offset inside it. The joint loss
+is next-token prediction, plus rewards for looking at the token that holds the next character and
+for knowing that character's place. Knows nothing of optimisers or schedules.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vllm_dsocr.config import IGNORE_INDEX, PATCH_SIZE
+from vllm_dsocr.hf import DeepseekOCRForCausalLM
+
+from .batches import CELL, Batch
+from .forward import Decoded, decode, encode_strips, page_embeddings
+from .pages import PAGE_SIDE
+from .tokenizer import VOCAB_SIZE
+
+ALIGNED_LAYERS = (2, 3)  # decoder layers whose first head is told where to look
+PLACE_LAYER = 1  # the layer below knows the place
+PLACE_BIN = 8  # px
+OFFSET_BIN = 4  # px
+SMALLEST = 1e-5  # probability below which attention counts as lost; bounds the loss
+
+
+class CellHead(nn.Module):
+    """Feature of a cell and an offset inside it -> logits over characters."""
+
+    def __init__(self, width: int, cell: int, hidden: int) -> None:
+        super().__init__()
+        self.cell = cell
+        self.feature = nn.Linear(width, hidden)
+        self.offsets = nn.Parameter(torch.randn(2, cell // OFFSET_BIN, hidden) * 0.5)
+        self.hidden = nn.Linear(hidden, hidden // 2)
+        self.out = nn.Linear(hidden // 2, VOCAB_SIZE)
+
+    def forward(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """features: (B, h, w, width) -> loss and accuracy over all characters of the batch."""
+        row, step = (batch.labels != IGNORE_INDEX).nonzero(as_tuple=True)
+        points = batch.points[row, step].long()  # (n, 2)
+        cells = points // self.cell
+        offsets = (points % self.cell) // OFFSET_BIN
+        x = self.feature(features[row, cells[:, 1], cells[:, 0]])
+        x = x + self.offsets[0, offsets[:, 0]] + self.offsets[1, offsets[:, 1]]
+        logits = self.out(F.gelu(self.hidden(F.gelu(x)))).float()
+        target = batch.labels[row, step]
+        return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean()
+
+
+class Heads(nn.Module):
+    """Everything that is trained beside the model and thrown away."""
+
+    def __init__(self, neck: int, width: int) -> None:
+        super().__init__()
+        self.fine = CellHead(neck, PATCH_SIZE, 256)
+        self.coarse = CellHead(width, CELL, 512)
+        self.place = nn.Linear(width, 2 * (PAGE_SIDE // PLACE_BIN))
+
+
+Losses = dict[str, Tensor]
+
+
+def encoder_losses(model: DeepseekOCRForCausalLM, heads: Heads, batch: Batch) -> Losses:
+    """Dense losses alone."""
+    features = encode_strips(model, batch.pixels.to(model.dtype), batch.top)
+    fine, fine_accuracy = heads.fine(features.fine, batch)
+    coarse, coarse_accuracy = heads.coarse(features.coarse, batch)
+    return {
+        "fine": fine,
+        "coarse": coarse,
+        "fine_accuracy": fine_accuracy,
+        "coarse_accuracy": coarse_accuracy,
+    }
+
+
+def joint_losses(model: DeepseekOCRForCausalLM, heads: Heads, batch: Batch) -> Losses:
+    """Next-token loss and all that supports it."""
+    features = encode_strips(model, batch.pixels.to(model.dtype), batch.top)
+    fine, _ = heads.fine(features.fine, batch)
+    coarse, coarse_accuracy = heads.coarse(features.coarse, batch)
+    x = model.model.embed_tokens(batch.ids)
+    image = page_embeddings(model, features.coarse)
+    x = torch.cat((x[:, :1], image, x[:, 1 + image.shape[1] :]), dim=1)
+    decoded = decode(model, x)
+    text = batch.labels != IGNORE_INDEX
+    logits = model.lm_head(decoded.hidden[-1][text]).float()
+    target = batch.labels[text]
+    return {
+        "text": F.cross_entropy(logits, target),
+        "fine": fine,
+        "coarse": coarse,
+        "align": _alignment(decoded, batch, text),
+        "place": _place(heads, decoded, batch, text),
+        "balance": decoded.balance,
+        "accuracy": (logits.argmax(-1) == target).float().mean(),
+        "coarse_accuracy": coarse_accuracy,
+    }
+
+
+def _alignment(decoded: Decoded, batch: Batch, text: Tensor) -> Tensor:
+    cells = batch.points[text].long() // CELL
+    per_row = batch.pixels.shape[2] // CELL + 1
+    token = 1 + cells[:, 1] * per_row + cells[:, 0]
+    row, step = text.nonzero(as_tuple=True)
+    losses = [
+        -decoded.probs[layer][row, 0, step, token].float().clamp(min=SMALLEST).log().mean()
+        for layer in ALIGNED_LAYERS
+    ]
+    return torch.stack(losses).mean()
+
+
+def _place(heads: Heads, decoded: Decoded, batch: Batch, text: Tensor) -> Tensor:
+    logits = heads.place(decoded.hidden[PLACE_LAYER][text]).float()
+    target = batch.points[text].clone()
+    target[:, 1] += batch.top  # the tokens carry places on the page, not in the strip
+    bins = (target / PLACE_BIN).long()
+    x, y = logits.chunk(2, dim=-1)
+    return F.cross_entropy(x, bins[:, 0]) + F.cross_entropy(y, bins[:, 1])

@@ -1,0 +1,75 @@
+"""`infer()`: the official arguments, prints and files."""
+
+import pytest
+from PIL import Image
+
+from vllm_dsocr.hf import infer as infer_module
+from vllm_dsocr.page.source import PageError
+
+GROUNDED = (
+    "<|ref|>title<|/ref|><|det|>[[102, 33, 900, 85]]<|/det|>\n# Title\n\n"
+    "<|ref|>image<|/ref|><|det|>[[77, 450, 930, 980]]<|/det|>\n"
+    "<|ref|>x<|/ref|><|det|>[[__import__('os').system('touch PWNED')]]<|/det|>"
+)
+
+
+@pytest.fixture
+def page(tmp_path):
+    path = tmp_path / "page.png"
+    Image.effect_noise((120, 80), 60).save(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch):
+    monkeypatch.setattr(infer_module, "MAX_NEW_TOKENS", 6)
+
+
+def read(model, processor, prompt, page, **kwargs):
+    sizes = {"base_size": 256, "image_size": 256, "crop_mode": False}
+    return model.infer(processor.tokenizer, prompt, page, **{**sizes, **kwargs})
+
+
+def test_text_is_printed_unless_eval_mode(model, processor, page, capsys):
+    text = read(model, processor, "<image>\nFree OCR.", page)
+    assert text and text in capsys.readouterr().out
+    assert read(model, processor, "<image>\nFree OCR.", page, eval_mode=True) == text
+    assert capsys.readouterr().out == ""
+
+
+def test_a_prompt_without_tag_means_the_image_first(model, processor, page):
+    with_tag = read(model, processor, "<image>\nFree OCR.", page, eval_mode=True)
+    assert read(model, processor, "Free OCR.", page, eval_mode=True) == with_tag
+
+
+def test_text_only(model, processor):
+    assert read(model, processor, "Once upon a time", "", eval_mode=True)
+
+
+def test_compression_is_printed(model, processor, page, capsys):
+    read(model, processor, "<image>", page, test_compress=True)
+    out = capsys.readouterr().out
+    assert "120 x 80" in out
+    assert "valid image tokens: 16" in out  # 4 x 4 tokens of a squeezed view
+    assert "text tokens: 6" in out
+
+
+def test_results_are_written_and_nothing_is_evaluated(
+    model, processor, page, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    answer = lambda *args: (GROUNDED, 9)  # noqa: E731 - random weights never ground anything
+    monkeypatch.setattr(infer_module, "_generate", answer)
+    read(model, processor, "<image>", page, output_path=tmp_path / "out", save_results=True)
+    markdown = (tmp_path / "out/result.mmd").read_text()
+    assert "# Title" in markdown and "![](images/0.jpg)" in markdown
+    assert "__import__" in markdown
+    assert Image.open(tmp_path / "out/images/0.jpg").size == (102, 42)
+    assert Image.open(tmp_path / "out/result_with_boxes.jpg").size == (120, 80)
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_an_unreadable_file_is_one_clear_error(model, processor, tmp_path):
+    (tmp_path / "page.png").write_bytes(b"not an image")
+    with pytest.raises(PageError, match="not an image"):
+        read(model, processor, "<image>", tmp_path / "page.png")

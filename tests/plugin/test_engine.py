@@ -1,0 +1,69 @@
+"""vLLM in this process behind the seam the pipeline uses, against `LLM.generate`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("vllm", reason="pip install 'vllm-dsocr[cpu]' or [cuda]")
+
+from tests.plugin.engines import ENVIRONMENT, OPTIONS, prompt, register  # noqa: E402
+from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request  # noqa: E402
+from vllm_dsocr.page.prompt import TASKS  # noqa: E402
+from vllm_dsocr.page.source import open_image  # noqa: E402
+from vllm_dsocr.plugin.engine import VllmEngine  # noqa: E402
+
+if not entry_points(group="vllm.general_plugins", name="dsocr"):
+    pytest.skip("its engine process finds no plugin: pip install -e .", allow_module_level=True)
+
+TOKENS = 12
+PROMPT = TASKS["free"]
+
+
+def _complete(checkpoint: Path, requests: Sequence[Request]) -> list[Completion | Exception]:
+    """Answers to requests that are made at once, on one engine."""
+
+    async def ask() -> list[Completion | Exception]:
+        async with VllmEngine(str(checkpoint), **OPTIONS) as engine:
+            tasks = (engine.complete(request) for request in requests)
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+    register()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        return asyncio.run(ask())
+
+
+def test_pages_modes_and_refusals_in_one_batch(
+    checkpoint: Path, pages: dict[str, Image.Image], llm
+) -> None:
+    from vllm import SamplingParams
+
+    page = open_image(pages["v3_small"])
+    modes = ["tiny", "base"]
+    requests = [Request(page, PROMPT, mode, TOKENS) for mode in modes]
+    refused = Request(page, "no image tag", "tiny", TOKENS)
+    *answers, refusal = _complete(checkpoint, [*requests, refused])
+    params = SamplingParams(temperature=0, max_tokens=TOKENS, skip_special_tokens=False)
+    prompts = [prompt(PROMPT, page, mode=mode) for mode in modes]
+    expected = llm.generate(prompts, params, use_tqdm=False)
+    assert [a.text for a in answers] == [output.outputs[0].text for output in expected]
+    assert [a.num_vision_tokens for a in answers] == [73, 273]
+    assert {(a.finish, a.num_text_tokens) for a in answers} == {("length", TOKENS)}
+    assert isinstance(refusal, EngineError)
+    assert "<image>" in str(refusal)
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
+    async def enter() -> None:
+        async with VllmEngine(str(tmp_path)):
+            pass
+
+    with pytest.raises(EngineLost, match="vLLM does not start with"):
+        asyncio.run(enter())

@@ -1,0 +1,87 @@
+"""What DeepSeek-OCR needs of vLLM without a flag, set while vLLM makes its configuration.
+
+    finished VllmConfig of this architecture -> tokenizer mode, temperature, repetition guard
+
+vLLM calls the class for its architecture alone, so other models are served as ever. What the user
+said, by flag or in generation_config.json, stays. Left as vLLM sets them, since a finished
+configuration does not tell a flag from a default: the batch size in tokens and the two caches.
+"""
+
+from __future__ import annotations
+
+from vllm.config import ModelConfig, VllmConfig
+from vllm.logger import init_logger
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+from vllm.version import __version__ as vllm_version
+
+from vllm_dsocr.config import ARCHITECTURE
+from vllm_dsocr.plugin import TOKENIZER_MODE
+from vllm_dsocr.plugin.compat import range_problem
+
+logger = init_logger(f"vllm.{__name__}")  # vLLM shows its own loggers only
+
+GUARD = "vllm_dsocr.plugin.logits:DeepseekOCRLogitsProcessor"
+# Processors with the same request options, which the guard stands in for: as the recipe names it
+# for vLLM's own model, which Model Runner V2 refuses, and ours for any model.
+SAME_OPTIONS = (
+    "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor",
+    "vllm_dsocr.plugin.logits:NoRepeatNGramLogitsProcessor",
+    GUARD,
+)
+GREEDY = {"temperature": 0.0}
+
+
+def register_defaults() -> None:
+    """Have vLLM call the hook below for this architecture."""
+    MODELS_CONFIG_MAP[ARCHITECTURE] = DeepseekOCRDefaults
+
+
+class DeepseekOCRDefaults(VerifyAndUpdateConfig):
+    """vLLM's per-architecture hook."""
+
+    @staticmethod
+    def verify_and_update_config(vllm_config: VllmConfig) -> None:
+        if problem := range_problem(vllm_version):
+            logger.warning(problem)
+        model_config = vllm_config.model_config
+        if model_config.tokenizer_mode == "auto":
+            model_config.tokenizer_mode = TOKENIZER_MODE
+        model_config.override_generation_config = generation_overrides(model_config)
+        if refusal := guard_refusal(vllm_config):
+            logger.warning("The repetition guard is off: %s.", refusal)
+        else:
+            model_config.logits_processors = guarded(model_config.logits_processors)
+
+
+def generation_overrides(model_config: ModelConfig) -> dict[str, object]:
+    """The user's overrides; with temperature 0 where nobody states a temperature.
+
+    `--generation-config vllm` asks for vLLM's neutral values and gets them.
+    """
+    stated = model_config.override_generation_config
+    if model_config.generation_config == "vllm":
+        return stated
+    checkpoint = model_config.try_get_generation_config()
+    unstated = {key: value for key, value in GREEDY.items() if checkpoint.get(key) is None}
+    return {**unstated, **stated}
+
+
+def guard_refusal(vllm_config: VllmConfig) -> str | None:
+    """Why this engine takes no logits processor; None where it does."""
+    if vllm_config.model_config.runner_type != "generate":
+        return "nothing is generated"
+    if vllm_config.speculative_config is not None and not vllm_config.use_v2_model_runner:
+        return "Model Runner V1 takes no logits processors with speculative decoding"
+    return None
+
+
+def guarded(processors: list[str | type] | None) -> list[str | type]:
+    """The user's processors and the guard, once."""
+    others = [item for item in processors or () if _path(item) not in SAME_OPTIONS]
+    return [*others, GUARD]
+
+
+def _path(processor: str | type) -> str:
+    if isinstance(processor, str):
+        return processor
+    return f"{processor.__module__}:{processor.__qualname__}"

@@ -1,0 +1,102 @@
+"""vLLM in this process as an Engine, with continuous batching. Knows nothing of files."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import torch
+import vllm
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs import TextPrompt
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from vllm_dsocr.config import IMAGE_TOKEN
+from vllm_dsocr.engine import (
+    Completion,
+    EngineError,
+    EngineLost,
+    Finish,
+    Request,
+    guard_options,
+)
+
+MAX_IN_FLIGHT = 64
+
+
+class VllmEngine:
+    """The checkpoint `model` (folder or name on the hub); `engine_args` are vLLM's own."""
+
+    def __init__(self, model: str, max_in_flight: int = MAX_IN_FLIGHT, **engine_args: Any) -> None:
+        self.model = model
+        self.max_in_flight = max_in_flight
+        self.versions = {"vllm": vllm.__version__, "torch": torch.__version__}
+        self._engine_args = engine_args
+        self._numbers = itertools.count()
+
+    async def __aenter__(self) -> VllmEngine:
+        """Starts the engine. Raises EngineLost when it does not start."""
+        try:
+            args = AsyncEngineArgs(model=self.model, **self._engine_args)
+            self._engine = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            raise EngineLost(f"vLLM does not start with {self.model}: {error}") from error
+        self._image_token_id = self._engine.get_tokenizer().convert_tokens_to_ids(IMAGE_TOKEN)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._engine.shutdown()
+
+    async def complete(self, request: Request) -> Completion:
+        """Raises EngineError for a request vLLM refuses, EngineLost when its engine has died."""
+        output = None
+        try:
+            async for output in self._engine.generate(
+                _prompt(request), _sampling(request), f"page-{next(self._numbers)}"
+            ):
+                pass
+        except EngineDeadError as error:
+            raise EngineLost("vLLM's engine has died; its log says why") from error
+        except (EngineGenerateError, ValueError) as error:
+            reason = error.__cause__ if isinstance(error, EngineGenerateError) else error
+            raise EngineError(" ".join(str(reason or error).split())) from error
+        if output is None or not output.outputs:
+            raise EngineError("vLLM gave no answer")
+        return self._completion(output)
+
+    def _completion(self, output: RequestOutput) -> Completion:
+        answer = output.outputs[0]
+        return Completion(
+            text=answer.text,
+            finish=_finish(answer.finish_reason),
+            num_text_tokens=len(answer.token_ids),
+            num_vision_tokens=list(output.prompt_token_ids or ()).count(self._image_token_id),
+        )
+
+
+def _prompt(request: Request) -> TextPrompt:
+    prompt = TextPrompt(prompt=request.prompt, multi_modal_data={"image": request.image})
+    if request.mode is not None:
+        prompt["mm_processor_kwargs"] = {"mode": request.mode}
+    return prompt
+
+
+def _sampling(request: Request) -> SamplingParams:
+    """Layout tags and table cells are special tokens, and have to stay in the text."""
+    return SamplingParams(
+        temperature=request.temperature,
+        seed=request.seed,
+        max_tokens=request.max_tokens,
+        skip_special_tokens=False,
+        extra_args=guard_options(request.guard) if request.guard else None,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _finish(reason: str | None) -> Finish:
+    return reason if reason in ("length", "repetition") else "stop"
