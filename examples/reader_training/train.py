@@ -157,7 +157,6 @@ def write(path: Path, value: Any) -> None:
     path.with_suffix(".new").replace(path)
 
 
-
 def export(out: Path, folder: Path) -> None:
     """OUT/model.pt -> a checkpoint folder that vLLM and transformers load."""
     save_checkpoint(torch.load(out / "model.pt", weights_only=True), folder)

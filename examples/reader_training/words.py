@@ -18,8 +18,16 @@ from random import Random
 
 WORDS_FILE = Path(__file__).with_name("words.txt")
 HELD_OUT_SHARE = 10  # one word in ten is held out
-COMMON = ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he", "his", "but", "at", "are", "this"]
-ITEMS = ["Item", "Qty", "Total", "Net", "Tax", "VAT", "Sum", "Due", "Date", "No.", "Ref", "Order", "Unit", "Price", "Amount", "Invoice"]
+# fmt: off
+COMMON = (
+    "the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by",
+    "on", "not", "he", "his", "but", "at", "are", "this",
+)
+ITEMS = (
+    "Item", "Qty", "Total", "Net", "Tax", "VAT", "Sum", "Due", "Date", "No.", "Ref", "Order",
+    "Unit", "Price", "Amount", "Invoice",
+)
+# fmt: on
 SYMBOLS = string.ascii_letters + string.digits + string.punctuation
 ALPHANUMERIC = string.ascii_letters + string.digits
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]

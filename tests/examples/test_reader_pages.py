@@ -17,6 +17,7 @@ from examples.reader_training.pages import (  # noqa: E402
     MAX_CHARS,
     PAGE_SIDE,
     held_out_pages,
+    load_font,
     render_page,
 )
 from examples.reader_training.words import english_words, is_held_out  # noqa: E402
@@ -67,10 +68,16 @@ def test_ink_lies_where_the_characters_are(pages):
         assert np.mean(np.array(inked) < paper - 60) > 0.98
 
 
-def test_every_font_can_be_drawn_on_other_sizes():
+@pytest.mark.parametrize("name", FONTS)
+def test_fonts_grow_with_their_size(name):
+    small, large = (load_font(name, size, basic=True).getlength("page") for size in (24, 36))
+    assert 1.3 < large / small < 1.7
+
+
+def test_pages_of_other_sizes():
     page = render_page(Random(3), width=256, height=384)
     assert page.image.size == (256, 384) and page.text
-    assert len(FONTS) == 5
+    assert render_page(Random(3), width=256, height=16).text == ""
 
 
 def test_held_out_pages_show_no_trained_word():

@@ -29,6 +29,8 @@ OPTIONS: dict[str, Any] = {
     "seed": 0,
 }
 
+_started: list[LLM] = []  # a collected engine takes the process groups of the others with it
+
 
 def register() -> None:
     """What the entry point does in an installed environment."""
@@ -42,7 +44,8 @@ def start(checkpoint: Path, **options: Any) -> LLM:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        return LLM(str(checkpoint), **{**OPTIONS, **options})
+        _started.append(LLM(str(checkpoint), **{**OPTIONS, **options}))
+    return _started[-1]
 
 
 def prompt(text: str, *images: Image.Image, **page_options: Any) -> dict[str, Any]:
@@ -52,7 +55,7 @@ def prompt(text: str, *images: Image.Image, **page_options: Any) -> dict[str, An
 
 
 def complete(
-    llm: LLM, prompts: Sequence[Any], tokens: int = 24, **options: Any
+    llm: LLM, prompts: Sequence[Any], tokens: int = 16, **options: Any
 ) -> list[RequestOutput]:
     """Greedy continuations of exactly that many tokens."""
     greedy = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)

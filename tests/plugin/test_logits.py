@@ -100,7 +100,7 @@ def engine(checkpoint: Path) -> LLM:
 
 
 def complete(engine: LLM, allowed: list[int], tokens: int, **options: Any) -> Any:
-    """What the model makes of two tokens; left alone it goes round in circles at once."""
+    """What the model makes of a few tokens."""
     params = engine.get_default_sampling_params()
     params.max_tokens, params.allowed_token_ids = tokens, allowed
     params.extra_args = options or None
@@ -132,17 +132,16 @@ def test_a_request_may_change_the_rule(engine: LLM) -> None:
 
 
 def test_a_request_may_turn_it_off_and_its_loop_is_reported(engine: LLM) -> None:
-    output = complete(engine, [300, 301], tokens=400, ngram_size=0)
+    output = complete(engine, [300], tokens=400, ngram_size=0)
     assert not allowed_by(NGramRule(NGRAM_SIZE, WINDOW_SIZE), list(output.token_ids))
     assert output.finish_reason == "repetition"
 
 
 def test_endless_cells_are_a_loop_and_reach_the_text(engine: LLM) -> None:
-    output = complete(engine, CELLS, tokens=400)
+    output = complete(engine, CELLS[:1], tokens=400)
     assert output.finish_reason == "repetition"
     assert output.stop_reason == "repetition_detected"
-    assert LOOP_TOKENS * LOOP_TURNS <= len(output.token_ids) < 400
-    assert output.text.count("<td>") + output.text.count("</td>") == len(output.token_ids)
+    assert output.text == "<td>" * (LOOP_TOKENS * LOOP_TURNS)
 
 
 @pytest.mark.parametrize(("options", "named"), BAD)

@@ -67,7 +67,9 @@ def test_adapter_of_the_decoder_equals_merged_weights(
         rows, cols = weights[f"{name}.weight"].shape
         down = torch.randn(RANK, cols, generator=generator) / 5
         deltas[name] = down, torch.randn(rows, RANK, generator=generator) / 5
-    merged = {f"{n}.weight": weights[f"{n}.weight"] + ALPHA / RANK * b @ a for n, (a, b) in deltas.items()}
+    merged = {
+        f"{n}.weight": weights[f"{n}.weight"] + ALPHA / RANK * b @ a for n, (a, b) in deltas.items()
+    }
     adapter = LoRARequest("a", 1, str(write_adapter(tmp_path / "adapter", deltas)))
     request = [prompt("<image>\nFree OCR.", pages["v3_small"], mode="tiny")]
 

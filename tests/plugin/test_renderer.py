@@ -24,6 +24,7 @@ from vllm_dsocr.plugin import TOKENIZER_MODE
 from vllm_dsocr.plugin.renderer import DeepseekOCRRenderer
 
 FREE_OCR = [40, 608, 379, 37, 52, 16]
+CHAT = ChatParams(chat_template_kwargs={"tokenize": False})  # as both doors of vLLM say it
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_token_ids_are_taken_as_they_are(renderer: DeepseekOCRRenderer) -> None:
 
 def test_chat_of_text_alone(renderer: DeepseekOCRRenderer) -> None:
     messages = [{"role": "user", "content": "Free OCR. "}]
-    _, (rendered,) = renderer.render_chat([messages], ChatParams())
+    _, (rendered,) = renderer.render_chat([messages], CHAT)
     assert rendered["prompt_token_ids"] == [0, *FREE_OCR]
 
 
@@ -70,11 +71,14 @@ def test_options_of_text_are_checked(renderer: DeepseekOCRRenderer) -> None:
         ids(renderer, prompt="text", mm_processor_kwargs={"foo": 1})
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def test_image_with_absurd_size_is_refused(renderer: DeepseekOCRRenderer) -> None:
-    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
-    png += struct.pack(">I", zlib.crc32(header))
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
     url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     content = [{"type": "image_url", "image_url": {"url": url}}]
     with pytest.raises(PageError, match="cannot be read.*exceeds"):
-        renderer.render_chat([[{"role": "user", "content": content}]], ChatParams())
+        renderer.render_chat([[{"role": "user", "content": content}]], CHAT)

@@ -143,4 +143,6 @@ def vision_sizes(model_config: ModelConfig) -> VisionSizes:
 
 def _stated(section: PretrainedConfig, in_file: Mapping[str, Any]) -> dict[str, Any]:
     """A config section without the defaults of vLLM's config class, which is another model's."""
-    return {**in_file, **section.to_diff_dict()}
+    defaults = type(section)().to_dict()
+    changed = {key: value for key, value in section.to_dict().items() if value != defaults.get(key)}
+    return {**in_file, **changed}
