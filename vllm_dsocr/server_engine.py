@@ -11,7 +11,7 @@ import base64
 import os
 from typing import Any
 
-from vllm_dsocr.config import IMAGE_TOKEN
+from vllm_dsocr.config import EOS_TOKEN, IMAGE_TOKEN
 from vllm_dsocr.document.figures import png_bytes
 from vllm_dsocr.engine import (
     Completion,
@@ -96,23 +96,21 @@ class ServerEngine:
         if not answer.choices:
             raise EngineError("the server answered without a choice")
         choice, usage = answer.choices[0], answer.usage
-        return Completion(
-            text=choice.message.content or "",
-            finish=_finish(choice.finish_reason),
-            num_text_tokens=usage.completion_tokens if usage else 0,
-            num_vision_tokens=await self._num_vision_tokens(usage.prompt_tokens, prompt)
-            if usage
-            else None,
-        )
+        text, finish = choice.message.content or "", _finish(choice.finish_reason)
+        if usage is None:
+            return Completion(text, finish, num_text_tokens=0)
+        num_vision_tokens = await self._num_vision_tokens(usage.prompt_tokens, prompt)
+        return Completion(text, finish, usage.completion_tokens, num_vision_tokens)
 
     async def _num_vision_tokens(self, num_prompt_tokens: int, prompt: str) -> int | None:
-        """What the prompt has beyond its text. Its image tag is one token before it is expanded."""
+        """What the prompt has beyond its text."""
         if prompt not in self._prompt_lengths:
-            body = {"model": self.model, "prompt": prompt}
-            answer = await self._extension("POST", "tokenize", body)
+            # Image tags without images are refused; another special token is as long.
+            text = prompt.replace(IMAGE_TOKEN, EOS_TOKEN)
+            answer = await self._extension("POST", "tokenize", {"model": self.model, "prompt": text})
             self._prompt_lengths[prompt] = answer.get("count")
         length = self._prompt_lengths[prompt]
-        return None if length is None else num_prompt_tokens - length + 1
+        return None if length is None else num_prompt_tokens - (length - 1)
 
     async def _extension(
         self, method: str, path: str, body: dict[str, Any] | None = None

@@ -10,7 +10,8 @@ ENCODER_UNTIL = 0.10  # share of the time for the dense losses alone
 FADE_FROM = 0.85  # from here the supporting losses fade to nothing
 PEAK_RATE = 0.02  # Muon's
 DECAY_FROM = 0.2
-ENCODER_RATE_SHARE = 0.6  # the encoder's rate once the decoder trains too
+DECAY_POWER = 1.4  # steeper than linear: at a high rate the encoder's features stop improving
+ENCODER_RATE_SHARE = 0.25  # the encoder's rate once the decoder trains too
 WARM_UP = 40  # steps
 MAX_NORM = 3.0
 
@@ -42,7 +43,7 @@ def is_joint(share: float) -> bool:
 def rate(share: float, step: int) -> float:
     """Muon's rate."""
     decay = min(1.0, max(0.0, (1.0 - share) / (1.0 - DECAY_FROM)))
-    return PEAK_RATE * decay * min(1.0, (step + 1) / WARM_UP)
+    return PEAK_RATE * decay**DECAY_POWER * min(1.0, (step + 1) / WARM_UP)
 
 
 def encoder_rate_share(share: float) -> float:

@@ -26,9 +26,7 @@ def test_pages_come_at_the_asked_resolution(tmp_path: Path) -> None:
     image = pdf.image(2, dpi=72)
     assert (image.mode, image.size) == ("RGB", (120, 160))
     expected = page_image(1).getpixel((30, 30))
-    assert all(
-        abs(a - b) < 8 for a, b in zip(image.getpixel((30, 30)), expected, strict=True)
-    )
+    assert all(abs(a - b) < 8 for a, b in zip(image.getpixel((30, 30)), expected, strict=True))
     assert pdf.image(2, dpi=144).size == (240, 320)
 
 

@@ -134,5 +134,3 @@ def test_the_mode_is_told_from_the_number_of_tokens() -> None:
     assert _mode_after(None, Completion("x", "stop", 1, num_vision_tokens=111)) == "small"
     assert _mode_after(None, Completion("x", "stop", 1, num_vision_tokens=112)) is None
     assert _mode_after(None, GOOD) is None
-
-

@@ -11,7 +11,6 @@ from PIL import Image
 from vllm import LLM, RequestOutput, SamplingParams
 
 import vllm_dsocr
-from vllm_dsocr.plugin import TOKENIZER_MODE, register_renderer
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -25,7 +24,6 @@ OPTIONS: dict[str, Any] = {
     "max_num_seqs": 8,
     "kv_cache_memory_bytes": 64 << 20,
     "mm_processor_kwargs": {"resampler": "pillow"},  # the reference's pixels
-    "tokenizer_mode": TOKENIZER_MODE,
     "seed": 0,
 }
 
@@ -35,7 +33,6 @@ _started: list[LLM] = []  # a collected engine takes the process groups of the o
 def register() -> None:
     """What the entry point does in an installed environment."""
     vllm_dsocr.register()
-    register_renderer()
 
 
 def start(checkpoint: Path, **options: Any) -> LLM:

@@ -21,7 +21,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import build_custom_logits_proce
 
 from tests.plugin.engines import register
 from vllm_dsocr.plugin import TOKENIZER_MODE
-from vllm_dsocr.plugin.defaults import GUARD, guard_refusal, guarded, register_defaults
+from vllm_dsocr.plugin.defaults import GUARD, guard_refusal, guarded
 
 RECIPE = "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor"
 BY_HAND = "vllm_dsocr.plugin.logits:NoRepeatNGramLogitsProcessor"
@@ -29,7 +29,6 @@ BY_HAND = "vllm_dsocr.plugin.logits:NoRepeatNGramLogitsProcessor"
 
 def configured(model: Path, **flags: Any) -> VllmConfig:
     register()
-    register_defaults()
     return EngineArgs(model=str(model), max_model_len=2048, **flags).create_engine_config()
 
 
@@ -55,9 +54,8 @@ def text_model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     sizes = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 896}
     layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**sizes, **layers, bos_token_id=0, eos_token_id=1)).save_pretrained(
-        path
-    )
+    config = LlamaConfig(**sizes, **layers, bos_token_id=0, eos_token_id=1)
+    LlamaForCausalLM(config).save_pretrained(path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(checkpoint / name, path)
     return path
@@ -149,8 +147,8 @@ def test_another_architecture_loads_no_processor_of_ours(text_model: Path) -> No
     v1 = build_logitsprocs(config, torch.device("cpu"), False, False, stated)
     assert {type(processor) for processor in v1.all} == set(BUILTIN_LOGITS_PROCESSORS)
     assert build_custom_logits_processors(config, runner_state(), False, stated) == []
-    ours = [point for point in entry_points(group="vllm.logits_processors") if "dsocr" in point.value]
-    assert not ours
+    installed = entry_points(group="vllm.logits_processors")
+    assert not [point for point in installed if "dsocr" in point.value]
 
 
 def runner_state() -> SimpleNamespace:

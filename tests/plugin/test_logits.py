@@ -26,7 +26,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 
 from tests.plugin.engines import register, start
 from vllm_dsocr.config import NGRAM_SIZE, WINDOW_SIZE
-from vllm_dsocr.plugin.defaults import GUARD, register_defaults
+from vllm_dsocr.plugin.defaults import GUARD
 from vllm_dsocr.plugin.logits import LOOP_TOKENS, LOOP_TURNS, DeepseekOCRLogitsProcessor
 from vllm_dsocr.plugin.logits_v1 import BatchGuards
 from vllm_dsocr.plugin.logits_v2 import SlotGuards
@@ -46,7 +46,6 @@ BAD = [
 @pytest.fixture(scope="module")
 def config(checkpoint: Path) -> VllmConfig:
     register()
-    register_defaults()
     return VllmConfig(model_config=ModelConfig(str(checkpoint), max_model_len=2048))
 
 
@@ -95,7 +94,6 @@ def test_a_request_may_say_what_a_loop_is() -> None:
 
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path) -> LLM:
-    register_defaults()
     return start(checkpoint, tokenizer_mode="auto")
 
 

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 pytest.importorskip("vllm")
 
+from vllm import SamplingParams
 from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer, uses_fast_detokenizer
 
-from vllm import SamplingParams
 from vllm_dsocr.config import BOS_TOKEN, EOS_TOKEN, IMAGE_TOKEN, MARKUP_TOKENS, PAD_TOKEN
 from vllm_dsocr.plugin.tokenizer import DeepseekOCRTokenizer
 

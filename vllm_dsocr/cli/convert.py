@@ -122,7 +122,10 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dpi", type=_dpi, default=float(DEFAULT_DPI), help="of PDF pages")
     group.add_argument("--max-tokens", type=positive, help="longest text of a page")
     group.add_argument(
-        "--retries", type=count, default=4, help="other settings to try on a page that goes wrong (4)"
+        "--retries",
+        type=count,
+        default=4,
+        help="other settings to try on a page that goes wrong (4)",
     )
     group.add_argument(
         "--allow-host", metavar="HOST", action="append", default=[], help="may be fetched from"

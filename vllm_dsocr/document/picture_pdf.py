@@ -34,9 +34,7 @@ def picture_pdf(pictures: Iterable[Picture]) -> Iterator[bytes]:
             yield writer.object(number, data)
     kids = " ".join(f"{page} 0 R" for page in pages)
     yield writer.object(_CATALOG, b"<< /Type /Catalog /Pages %d 0 R >>" % _PAGES)
-    yield writer.object(
-        _PAGES, f"<< /Type /Pages /Count {len(pages)} /Kids [{kids}] >>".encode()
-    )
+    yield writer.object(_PAGES, f"<< /Type /Pages /Count {len(pages)} /Kids [{kids}] >>".encode())
     yield writer.end()
 
 
@@ -44,10 +42,13 @@ def _page_objects(
     picture: Picture, page: int, content: int, image: int
 ) -> Iterator[tuple[int, bytes]]:
     width, height = picture.points
-    yield page, (
-        f"<< /Type /Page /Parent {_PAGES} 0 R /MediaBox [0 0 {width:.3f} {height:.3f}] "
-        f"/Contents {content} 0 R /Resources << /XObject << /I {image} 0 R >> >> >>"
-    ).encode()
+    yield (
+        page,
+        (
+            f"<< /Type /Page /Parent {_PAGES} 0 R /MediaBox [0 0 {width:.3f} {height:.3f}] "
+            f"/Contents {content} 0 R /Resources << /XObject << /I {image} 0 R >> >> >>"
+        ).encode(),
+    )
     yield content, _stream("", f"{width:.3f} 0 0 {height:.3f} 0 0 cm /I Do".encode())
     about = (
         f"/Type /XObject /Subtype /Image /Width {picture.width} /Height {picture.height} "

@@ -25,6 +25,7 @@ from vllm_dsocr.encoder.clip import Embeddings as ClipEmbeddings
 from vllm_dsocr.encoder.sam import SamVit
 from vllm_dsocr.hf.configuration import DeepseekOCRConfig
 from vllm_dsocr.hf.infer import infer
+from vllm_dsocr.hf.loss import lean_cross_entropy, next_tokens
 from vllm_dsocr.hf.moe import MoE
 
 VISION_INPUTS = ("images", "images_seq_mask", "images_spatial_crop")
@@ -106,7 +107,13 @@ def merge(inputs_embeds: Tensor, mask: Tensor | None, pages: Sequence[Tensor]) -
 
 
 class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
-    """The whole model; `generate` and `infer` read pages, `forward` with labels trains."""
+    """The whole model; `generate` and `infer` read pages, `forward` with labels trains.
+
+    lean_loss: set it to True and `forward` with labels gives the loss alone, its logits being None,
+    in a fraction of the memory.
+    """
+
+    lean_loss = False
 
     def __init__(self, config: DeepseekOCRConfig) -> None:
         super().__init__(config)
@@ -126,27 +133,21 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits in fp32 and, with labels, the shifted cross entropy.
+        """Logits in fp32 and, with labels, the shifted cross entropy of the positions kept.
 
         input_ids: (B, S). images: one (tiles (T, 3, S, S), global view (1, 3, B, B)) per image over
         the whole batch, in order; uint8 or normalised floats. images_seq_mask: (B, S), true at
         image positions. images_spatial_crop: (n, 2) [tiles across, tiles down]. labels: (B, S),
         -100 is ignored. attention_mask (B, S), past_key_values, ... as in any decoder.
+        logits_to_keep: so many last positions, or the indices of positions; 0 keeps all.
         Raises ValueError when placeholders and image embeddings differ in number.
         """
         vision = (images, images_seq_mask, images_spatial_crop)
         outputs = self.model(input_ids, *vision, attention_mask=attention_mask, **kwargs)
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, rows, :]).float()
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits,
-                labels,
-                vocab_size=self.vocab_size,
-                ignore_index=IGNORE_INDEX,
-                num_items_in_batch=kwargs.get("num_items_in_batch"),
-            )
+        hidden = outputs.last_hidden_state[:, rows, :]
+        targets = None if labels is None else next_tokens(labels)[:, rows].contiguous()
+        loss, logits = self._loss_and_logits(hidden, targets, kwargs.get("num_items_in_batch"))
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -154,6 +155,20 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _loss_and_logits(
+        self, hidden: Tensor, targets: Tensor | None, num_items: Tensor | int | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if targets is not None and self.lean_loss:
+            return lean_cross_entropy(self.lm_head, hidden, targets, num_items), None
+        logits = self.lm_head(hidden).float()
+        if targets is None:
+            return None, logits
+        sizes = {"vocab_size": self.vocab_size, "ignore_index": IGNORE_INDEX}
+        loss = self.loss_function(
+            logits, None, shift_labels=targets, num_items_in_batch=num_items, **sizes
+        )
+        return loss, logits
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any

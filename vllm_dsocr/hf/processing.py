@@ -77,7 +77,7 @@ class DeepseekOCRProcessor:
         images = [images] if isinstance(images, Image.Image) else list(images)
         chosen = self.options.override(options)
         pages = [page_tensors(image, chosen) for image in images]
-        return BatchFeature({**self._pad(self._ids(prompts, pages)), **_vision_inputs(pages)})
+        return BatchFeature({**self._pad(self._ids(prompts, pages)), **vision_inputs(pages)})
 
     def _ids(self, prompts: list[str], pages: list[PageTensors]) -> list[list[int]]:
         counts = [page.plan.num_image_tokens for page in pages]
@@ -101,7 +101,8 @@ class DeepseekOCRProcessor:
         return {"input_ids": ids, "attention_mask": real, "images_seq_mask": mask}
 
 
-def _vision_inputs(pages: list[PageTensors]) -> dict[str, Any]:
+def vision_inputs(pages: Sequence[PageTensors]) -> dict[str, Any]:
+    """What the model takes of the images of a batch, see the processor; nothing without images."""
     if not pages:
         return {}
     return {

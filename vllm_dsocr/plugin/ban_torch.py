@@ -62,7 +62,7 @@ def ban_repeats(logits: Tensor, rules: Tensor, rows: RowTokens, largest: Limits)
 
 
 def _recent_tokens(rows: RowTokens, span: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The last `span` output tokens, their positions in the output (rows, span), its length (rows, 1).
+    """The last `span` output tokens and their positions, (rows, span), and the lengths, (rows, 1).
 
     Positions before the output hold -1.
     """

@@ -1,4 +1,4 @@
-"""Which vLLM releases this package is tested with; standard library only, so setup.py reads it too."""
+"""Which vLLM releases this package is tested with; standard library only, setup.py reads it."""
 
 from __future__ import annotations
 

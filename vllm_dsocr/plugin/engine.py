@@ -54,20 +54,16 @@ class VllmEngine:
 
     async def complete(self, request: Request) -> Completion:
         """Raises EngineError for a request vLLM refuses, EngineLost when its engine has died."""
-        output = None
+        name = f"page-{next(self._numbers)}"
+        answers = self._engine.generate(_prompt(request), _sampling(request), name)
         try:
-            async for output in self._engine.generate(
-                _prompt(request), _sampling(request), f"page-{next(self._numbers)}"
-            ):
-                pass
+            outputs = [output async for output in answers]  # one: the final one
         except EngineDeadError as error:
             raise EngineLost("vLLM's engine has died; its log says why") from error
         except (EngineGenerateError, ValueError) as error:
             reason = error.__cause__ if isinstance(error, EngineGenerateError) else error
             raise EngineError(" ".join(str(reason or error).split())) from error
-        if output is None or not output.outputs:
-            raise EngineError("vLLM gave no answer")
-        return self._completion(output)
+        return self._completion(outputs[-1])
 
     def _completion(self, output: RequestOutput) -> Completion:
         answer = output.outputs[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_dsocr.config import mode_name
 
@@ -80,7 +80,7 @@ def environment() -> Environment:
     )
 
 
-def _imported(name: str) -> tuple[object | None, str | None]:
+def _imported(name: str) -> tuple[Any, str | None]:
     """A module and no error, an error and no module, or neither where it is not installed."""
     if find_spec(name) is None:
         return None, None
@@ -152,13 +152,19 @@ def _guard(config: VllmConfig, processors: Sequence[str]) -> str:
 
 
 def _processor_error(config: VllmConfig) -> str | None:
-    """Builds the validator that the API server builds first thing."""
-    from vllm.v1.engine.input_processor import InputProcessor
+    """Loads the processors as the API server does before it takes requests."""
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import validate_logits_processors_parameters
+    from vllm.v1.worker.gpu.sample.logits_processor import (
+        build_custom_logits_processors_params_validator,
+    )
 
-    front_end = InputProcessor.__new__(InputProcessor)
-    front_end.vllm_config, front_end.model_config = config, config.model_config
+    processors = config.model_config.logits_processors
     try:
-        front_end._build_logits_processors_params_validator()
+        if config.use_v2_model_runner:
+            build_custom_logits_processors_params_validator(processors)
+        else:
+            validate_logits_processors_parameters(processors, SamplingParams())
     except (ValueError, RuntimeError) as error:
         return " ".join(str(error).split())
     return None
@@ -175,7 +181,9 @@ def _page_options(config: VllmConfig) -> str:
         return "those of another package's image processor"
     name = mode_name(options.resolution) or str(options.resolution)
     tokens = info.largest_plan.num_image_tokens
-    return f"mode {name}, resampler {options.resampler}; a request may ask for up to {tokens} tokens"
+    return (
+        f"mode {name}, resampler {options.resampler}; a request may ask for up to {tokens} tokens"
+    )
 
 
 def _limits(config: VllmConfig) -> str:

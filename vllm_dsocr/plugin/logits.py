@@ -22,9 +22,9 @@ from vllm_dsocr.plugin.logits_v2 import SlotGuards
 from vllm_dsocr.repetition import NGramRule, rule_from_options
 
 # What vLLM ends a request for, unless the request says otherwise. The ban leaves one kind of short
-# cycle: cells of an empty table. vLLM compares every pattern size each token, so a range of sizes is
-# dear (30 us per token for 64 sizes, 0.7 us for one); one size with many divisors covers cycles of
-# 1 to 6, 10, 12, 15, 20, 30 and 60 tokens.
+# cycle, the cells of an empty table. vLLM compares every pattern size after each token, so a range
+# of sizes is dear (30 us for 64 of them, 0.7 us for one); one size with many divisors covers cycles
+# of 1 to 6, 10, 12, 15, 20, 30 and 60 tokens.
 LOOP_TOKENS = 60
 LOOP_TURNS = 4
 
@@ -53,7 +53,7 @@ class NoRepeatNGramLogitsProcessor(LogitsProcessorV1, LogitsProcessorV2):
 
 
 class DeepseekOCRLogitsProcessor(NoRepeatNGramLogitsProcessor):
-    """Guards every request of a DeepSeek-OCR model; a request may change the rule or turn it off."""
+    """Guards every request of DeepSeek-OCR; a request may change the rule or turn it off."""
 
     @classmethod
     def default_rule(cls, vllm_config: VllmConfig) -> NGramRule:
@@ -64,8 +64,11 @@ class DeepseekOCRLogitsProcessor(NoRepeatNGramLogitsProcessor):
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Also has loops detected where the request does not say: admission is the one place where
-        vLLM shows each request to a package."""
+        """Also has loops detected where the request does not say.
+
+        Admission is the one place where vLLM shows each request to a package. Offline the caller's
+        own object is filled in.
+        """
         super().validate_params(sampling_params)
         if sampling_params.repetition_detection is None:
             sampling_params.repetition_detection = RepetitionDetectionParams(

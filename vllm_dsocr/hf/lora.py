@@ -1,0 +1,103 @@
+"""Adapters on parts of the model, and adapters merged into a full checkpoint, with PEFT.
+
+Knows PEFT and this model; which names vLLM takes is `adapter_names.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vllm_dsocr.adapter_names import CONFIG_NAME, WEIGHTS_NAME, split_name
+from vllm_dsocr.hf.model import DeepseekOCRForCausalLM
+from vllm_dsocr.hf.processing import DeepseekOCRProcessor
+
+_LAYER = r"model\.layers\.\d+"
+_TOWERS = (
+    r"model\.sam_model\.blocks\.\d+\.(attn|mlp)\.\w+",
+    r"model\.vision_model\.transformer\.layers\.\d+\.(self_attn|mlp)\.\w+",
+)
+# What a part means, as patterns of module names. vLLM serves the first two.
+LORA_PARTS = {
+    "language": rf"{_LAYER}\.(self_attn|mlp|mlp\.shared_experts)\.\w+_proj",
+    "experts": rf"{_LAYER}\.mlp\.experts\.\d+\.\w+_proj",
+    "projector": r"model\.projector\.layers",
+    "vision": "|".join(_TOWERS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """parts: keys of LORA_PARTS. The update is weighted with alpha / rank."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    parts: tuple[str, ...] = ("language",)
+
+
+def add_lora(model: DeepseekOCRForCausalLM, settings: LoraSettings) -> torch.nn.Module:
+    """The model with adapters, which alone learn. Raises ImportError with the install hint."""
+    peft = _peft()
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules="|".join(f"({LORA_PARTS[part]})" for part in settings.parts),
+    )
+    return peft.get_peft_model(model, config)
+
+
+def load_with_adapter(adapter: Path, base: str | None = None) -> torch.nn.Module:
+    """The base checkpoint in its own dtype with the adapter on it, whatever its names are like.
+
+    base: by default the one the adapter names. Raises ValueError for tensors without a place.
+    """
+    peft = _peft()
+    config = peft.LoraConfig.from_pretrained(str(adapter))
+    model = DeepseekOCRForCausalLM.from_pretrained(
+        base or config.base_model_name_or_path, dtype="auto"
+    )
+    tensors, modules = _renamed(adapter)
+    # The list of what is there, since a pattern was made for the names of another training code.
+    config.target_modules = modules
+    adapted = peft.get_peft_model(model, config)
+    left = peft.set_peft_model_state_dict(adapted, tensors).unexpected_keys
+    if left:
+        raise ValueError(f"the model has no place for {left[0]} and {len(left) - 1} more tensors")
+    return adapted
+
+
+def merge(adapter: Path, output: Path, base: str | None = None) -> None:
+    """Writes a full checkpoint: the base with the adapter worked into its weights."""
+    adapted = load_with_adapter(adapter, base)
+    source = adapted.get_base_model().name_or_path
+    adapted.merge_and_unload().save_pretrained(output)
+    DeepseekOCRProcessor.from_pretrained(source).save_pretrained(output)
+
+
+def _renamed(adapter: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors under PEFT's names for this model, and the modules they belong to."""
+    from safetensors.torch import load_file
+
+    tensors, modules = {}, set()
+    for name, tensor in load_file(adapter / WEIGHTS_NAME).items():
+        module, kind = split_name(name)
+        tensors[f"base_model.model.{module}.{kind}"] = tensor
+        modules.add(module)
+    return tensors, sorted(modules)
+
+
+
+
+def _peft():  # noqa: ANN202  a module
+    try:
+        import peft
+    except ImportError as error:
+        raise ImportError("adapters need peft: pip install 'vllm-dsocr[train]'") from error
+    return peft
