@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 DATA ?= tests/data
 PORT ?= 8000
+REQUESTS ?= 1000
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+BENCHMARKS := guard
 LOCKS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
 
-.PHONY: help setup demo serve test lint parity bench clean
+.PHONY: help setup demo serve test test-slow lint parity soak bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,6 +42,15 @@ lint: setup  ## style and format
 
 parity: setup  ## reference tests on DATA=DIR of the golden format
 	DSOCR_PARITY_DATA=$(abspath $(DATA)) $(BIN)/python -m pytest tests/parity
+
+soak: setup  ## REQUESTS=N good and hostile requests against one server
+	$(BIN)/python -m benchmarks.soak --requests $(REQUESTS)
+
+test-slow: setup  ## what `make test` leaves out
+	$(BIN)/python -m pytest -m slow
+
+bench: setup  ## every benchmark; each ends with one line of JSON
+	@for f in $(BENCHMARKS); do echo "== $$f"; $(BIN)/python -m benchmarks.$$f || exit 1; done
 
 clean:  ## remove .venv
 	rm -rf $(VENV)

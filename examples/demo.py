@@ -33,13 +33,13 @@ STARTUP_SECONDS = 300
 
 
 @contextmanager
-def served(model: Path) -> Iterator[str]:
+def served(model: Path, *flags: str) -> Iterator[str]:
     """The base URL of a running `vllm serve`; the server is gone afterwards, whatever happens."""
     port = free_port()
     vllm = Path(sys.executable).with_name("vllm")
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
-            [vllm, "serve", model, "--host", "127.0.0.1", "--port", str(port)],
+            [vllm, "serve", model, "--host", "127.0.0.1", "--port", str(port), *flags],
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us alone; we stop the server in order

@@ -27,8 +27,8 @@ def main() -> None:
         }
         for page in args.pages
     ]
-    llm = LLM(args.model)
-    for page, output in zip(args.pages, llm.generate(prompts, SamplingParams(0, max_tokens=4096))):
+    outputs = LLM(args.model).generate(prompts, SamplingParams(temperature=0, max_tokens=4096))
+    for page, output in zip(args.pages, outputs, strict=True):
         print(f"--- {page}\n{output.outputs[0].text}")
 
 

@@ -22,7 +22,7 @@ DEFAULT_MAX_RANK = 16
 MAX_HEADER = 100_000_000  # bytes, the limit of the format
 
 _PREFIX = "base_model.model."
-_KIND = re.compile(r"\.(lora_(?:A|B|embedding_A|embedding_B)|\w+)(?:\.default)?(\.weight|\.bias)?$")
+_KIND = re.compile(r"\.(lora_\w+)(?:\.default)?(\.weight)?$")
 _LAYER = r"model\.layers\.\d+"
 _DECODER = re.compile(
     rf"{_LAYER}\.(self_attn\.[qkvo]_proj|mlp\.((shared_experts|experts\.\d+)\.)?(gate|up|down)_proj)"
@@ -56,22 +56,21 @@ class AdapterReport:
 def split_name(name: str) -> tuple[str, str]:
     """A tensor's name, of PEFT or unsloth -> this model's module, `lora_A.weight` or its like."""
     match = _KIND.search(name)
-    if match is None:
-        raise AdapterError(f"{name} is no name of an adapter's tensor")
-    module = name[: match.start()]
-    while module.startswith(_PREFIX):
-        module = module.removeprefix(_PREFIX)
+    module = name[: match.start()] if match else name.rpartition(".")[0]
+    kind = match[1] + (match[2] or "") if match else name.rpartition(".")[2]
+    module = module.replace(_PREFIX, "")
     for other, own in _ALIASES:
         if module.startswith(other):
             module = own + module.removeprefix(other)
-    return module, match[1] + (match[2] or "")
+    return module, kind
 
 
 def vllm_name(name: str) -> str | None:
     """The module of vLLM's model that a tensor of that name changes; None if there is none."""
-    module, _ = split_name(name)
-    literal = name.removeprefix(_PREFIX).startswith(module + ".")
-    return f"language_model.{module}" if literal and _DECODER.fullmatch(module) else None
+    module, kind = split_name(name)
+    is_literal = name.replace(_PREFIX, "") == f"{module}.{kind}"
+    known = kind in ("lora_A.weight", "lora_B.weight") and _DECODER.fullmatch(module)
+    return f"language_model.{module}" if is_literal and known else None
 
 
 def check_adapter(folder: Path) -> AdapterReport:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 CHECKPOINT = Path(__file__).parent.parent / "data" / "tiny-random"
-STARTUP_SECONDS = 300
+STARTUP_SECONDS = 500
+ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 FLAGS = [
     "--served-model-name=tiny",
     "--dtype=float32",
@@ -38,7 +39,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with log.open("w") as output:
         process = subprocess.Popen(
             [program, "serve", CHECKPOINT, "--host=127.0.0.1", f"--port={port}", *FLAGS],
-            env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"},
+            env={**os.environ, **ENVIRONMENT},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

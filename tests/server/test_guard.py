@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from vllm_dsocr.repetition import NGramGuard, NGramRule
+
 pytest.importorskip("vllm")
 openai = pytest.importorskip("openai")
-
-from vllm_dsocr.repetition import NGramGuard, NGramRule
 
 PROMPT = "Free OCR."
 CELL = 886  # <td> of the tiny checkpoint

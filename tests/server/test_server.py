@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("vllm")
-openai = pytest.importorskip("openai")
+pytest.importorskip("openai")
+
+import openai
 
 from vllm_dsocr.config import MODES
 from vllm_dsocr.page.geometry import plan_tiles

@@ -14,6 +14,10 @@ COMMANDS = {
     "convert": ("vllm_dsocr.cli.convert:main", "read files and folders into documents"),
     "serve": ("vllm_dsocr.cli.serve:main", "serve a model with vLLM"),
     "doctor": ("vllm_dsocr.plugin.doctor:main", "what will be in force, and what is wrong"),
+    "train": ("vllm_dsocr.cli.train:main", "fine-tune on pages with their text"),
+    "lora": ("vllm_dsocr.cli.lora:main", "check and merge adapters"),
+    "eval": ("vllm_dsocr.cli.eval:main", "hold texts against the truth"),
+    "plan": ("vllm_dsocr.cli.plan:main", "what the model costs to run"),
     "view": ("vllm_dsocr.cli.view:main", "look at converted pages beside their text"),
 }
 

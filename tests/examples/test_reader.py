@@ -1,0 +1,126 @@
+"""The bundled reader reads, and reads the same through every host and door."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("matplotlib", reason="the pages use its DejaVu fonts")
+
+from examples.reader_training.pages import Page, held_out_pages
+from vllm_dsocr.hf import DeepseekOCRForCausalLM, DeepseekOCRProcessor
+from vllm_dsocr.metrics import edit_distance
+from vllm_dsocr.page.prompt import TASKS
+
+NUM_PAGES = 20
+READS = 0.03  # character error rate
+TEXT = "A sentence without a page"
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[Page]:
+    return held_out_pages(NUM_PAGES, seed=5000)
+
+
+@pytest.fixture(scope="module")
+def files(pages: list[Page], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    paths = [folder / f"{number}.png" for number in range(len(pages))]
+    for page, path in zip(pages, paths, strict=True):
+        page.image.save(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def model(reader: Path) -> DeepseekOCRForCausalLM:
+    return DeepseekOCRForCausalLM.from_pretrained(reader, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def processor(reader: Path) -> DeepseekOCRProcessor:
+    return DeepseekOCRProcessor.from_pretrained(reader)
+
+
+@pytest.fixture(scope="module")
+def infer_texts(
+    model: DeepseekOCRForCausalLM, processor: DeepseekOCRProcessor, files: list[Path]
+) -> list[str]:
+    """What `infer()` reads on each page."""
+    sizes = {"base_size": 640, "image_size": 640, "crop_mode": False, "eval_mode": True}
+    return [model.infer(processor.tokenizer, TASKS["free"], file, **sizes) for file in files]
+
+
+def test_the_reader_reads(infer_texts: list[str], pages: list[Page]) -> None:
+    wrong = sum(edit_distance(t, p.text) for t, p in zip(infer_texts, pages, strict=True))
+    assert wrong <= READS * sum(len(page.text) for page in pages)
+
+
+def test_default_mode_is_the_checkpoints(processor: DeepseekOCRProcessor) -> None:
+    assert processor(TASKS["free"], Image.new("L", (900, 700)))["images_seq_mask"].sum() == 111
+
+
+def test_a_bare_chat_request_reads_what_infer_reads(
+    reader_url: str, files: list[Path], infer_texts: list[str]
+) -> None:
+    openai = pytest.importorskip("openai")
+    client = openai.AsyncOpenAI(base_url=f"{reader_url}/v1", api_key="none")
+
+    async def ask(file: Path) -> str:
+        url = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+        content: list[Any] = [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": "Free OCR."},
+        ]
+        messages = [{"role": "user", "content": content}]
+        answer = await client.chat.completions.create(model=served_model, messages=messages)
+        return answer.choices[0].message.content
+
+    async def ask_all() -> list[str]:
+        return await asyncio.gather(*map(ask, files))
+
+    served_model = openai.OpenAI(base_url=f"{reader_url}/v1", api_key="none").models.list()
+    served_model = served_model.data[0].id
+    assert [text.strip() for text in asyncio.run(ask_all())] == infer_texts
+
+
+def test_a_bare_completion_continues_text_as_transformers_does(
+    reader_url: str, model: DeepseekOCRForCausalLM, processor: DeepseekOCRProcessor
+) -> None:
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{reader_url}/v1", api_key="none")
+    name = client.models.list().data[0].id
+    served = client.completions.create(model=name, prompt=TEXT, max_tokens=24).choices[0].text
+    inputs = processor(TEXT)
+    ids = model.generate(**inputs, do_sample=False, max_new_tokens=24, pad_token_id=2)
+    new = ids[0, inputs["input_ids"].shape[1] :]
+    assert served == processor.tokenizer.decode(new, skip_special_tokens=True)
+
+
+def test_offline_reads_what_infer_reads(
+    reader: Path, files: list[Path], infer_texts: list[str]
+) -> None:
+    pytest.importorskip("vllm")
+    from tests.plugin.engines import start
+
+    llm = start(reader, mm_processor_kwargs={}, max_model_len=1024, max_num_seqs=NUM_PAGES)
+    images = [Image.open(io.BytesIO(file.read_bytes())) for file in files]
+    requests = [{"prompt": TASKS["free"], "multi_modal_data": {"image": i}} for i in images]
+    params = llm.get_default_sampling_params()
+    assert params.temperature == 0
+    params.max_tokens = 800
+    generated = llm.generate(requests, params, use_tqdm=False)
+    assert [output.outputs[0].text.strip() for output in generated] == infer_texts
+
+    content = [
+        {"type": "image_pil", "image_pil": images[0]},
+        {"type": "text", "text": "Free OCR."},
+    ]
+    (chat,) = llm.chat([{"role": "user", "content": content}], params, use_tqdm=False)
+    assert chat.outputs[0].text.strip() == infer_texts[0]

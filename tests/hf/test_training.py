@@ -1,0 +1,205 @@
+"""Fine-tuning end to end on the tiny checkpoint: settings, parts, resuming, adapters, serving."""
+
+import copy
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+from transformers import Trainer, TrainingArguments
+
+from vllm_dsocr.adapter_names import check_adapter
+from vllm_dsocr.cli import main
+from vllm_dsocr.config import OptionError
+from vllm_dsocr.hf import DeepseekOCRForCausalLM
+from vllm_dsocr.hf.data import PageCollator, PageDataset, read_samples
+from vllm_dsocr.hf.lora import LORA_PARTS, load_with_adapter
+from vllm_dsocr.hf.train_settings import SettingsError, settings_from
+from vllm_dsocr.hf.training import checkpoint_towers, freeze, part_of, read_pages
+
+TEXTS = ("first page", "another", "the third of them", "4")
+TRAINER = {"max_steps": 4, "save_steps": 2, "logging_steps": 1, "learning_rate": 0.003, "seed": 1,
+           "per_device_train_batch_size": 2, "use_cpu": True, "disable_tqdm": True,
+           "lr_scheduler_type": "constant", "warmup_steps": 0}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    for number, text in enumerate(TEXTS):
+        image = Image.new("L", (120, 50 + 5 * number), "white")
+        ImageDraw.Draw(image).text((5, 5), text, fill="black")
+        image.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(text)
+    return folder
+
+
+def run(tmp_path, pages, tiny_path, *flags, **changes):
+    """`dsocr train` with the output folder `out`; exit code."""
+    values = {"model": str(tiny_path), "data": str(pages), "output": str(tmp_path / "out")}
+    values |= {"page": {"mode": "tiny"}, "trainer": TRAINER} | changes
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    return main(["train", str(tmp_path / "config.yaml"), *flags])
+
+
+def losses(folder):
+    state = json.loads((folder / "trainer_state.json").read_text())
+    return [line["loss"] for line in state["log_history"] if "loss" in line]
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory, pages, tiny_path):
+    """A finished full fine-tune: its folder and what the command printed."""
+    tmp_path = tmp_path_factory.mktemp("full")
+    trainer = {**TRAINER, "bf16": False, "eval_strategy": "steps", "eval_steps": 4}
+    changes = {"eval_data": str(pages), "eval_pages": 2, "trainer": trainer, "freeze": ["vision"]}
+    assert run(tmp_path, pages, tiny_path, **changes) == 0
+    return tmp_path
+
+
+def test_a_run_learns_and_reads(tuned):
+    curve = losses(tuned / "out" / "checkpoint-4")
+    assert len(curve) == 4 and curve[-1] < curve[0]
+    state = json.loads((tuned / "out" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert any(line.get("eval_cer", -1) >= 0 for line in state["log_history"])
+
+
+def test_a_resumed_run_has_the_curve_of_an_uninterrupted_one(
+    tuned, tmp_path, pages, tiny_path, capsys
+):
+    shutil.copytree(tuned / "out" / "checkpoint-2", tmp_path / "out" / "checkpoint-2")
+    assert run(tmp_path, pages, tiny_path, freeze=["vision"]) == 2
+    assert "resume, or choose another output" in capsys.readouterr().err
+    assert run(tmp_path, pages, tiny_path, "--resume", freeze=["vision"]) == 0
+    assert losses(tmp_path / "out" / "checkpoint-4") == losses(tuned / "out" / "checkpoint-4")
+
+
+def test_what_is_saved_has_the_layout_of_its_origin(tuned, tiny_path):
+    before = load_file(tiny_path / "model.safetensors")
+    after = load_file(tuned / "out" / "model.safetensors")
+    assert {n: (t.dtype, t.shape) for n, t in after.items()} == {
+        n: (t.dtype, t.shape) for n, t in before.items()
+    }
+    changed = {part_of(n) for n, t in after.items() if not torch.equal(t, before[n])}
+    assert changed == {"projector", "language"}
+    assert (tuned / "out" / "processor_config.json").exists()
+
+
+def test_vllm_serves_what_was_saved(tuned, pages):
+    pytest.importorskip("vllm")
+    from tests.plugin.engines import continuations, prompt, start
+    from vllm_dsocr.hf import DeepseekOCRProcessor
+
+    out = tuned / "out"
+    image = Image.open(pages / "0.png")
+    processor = DeepseekOCRProcessor.from_pretrained(out, resampler="pillow")
+    model = DeepseekOCRForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    inputs = processor("<image>\nFree OCR.", image)
+    ids = model.generate(**inputs, max_new_tokens=16, min_new_tokens=16, pad_token_id=2)
+    served = continuations(start(out), [prompt("<image>\nFree OCR.", image)])
+    assert served == [ids[0, inputs["input_ids"].shape[1] :].tolist()]
+
+
+def test_the_plain_trainer_and_length_groups_do(model, processor, pages, tmp_path):
+    dataset = PageDataset(read_samples(pages), processor)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, use_cpu=True, disable_tqdm=True, report_to="none",
+        per_device_train_batch_size=2, train_sampling_strategy="group_by_length", bf16=True,
+        gradient_accumulation_steps=2, save_strategy="no", gradient_checkpointing=True,
+        remove_unused_columns=False,
+    )  # fmt: skip
+    trainer = Trainer(
+        copy.deepcopy(model), arguments, PageCollator(processor), train_dataset=dataset
+    )
+    assert trainer.train().training_loss > 0
+
+
+def test_parts_freeze_alone(model):
+    frozen = copy.deepcopy(model)
+    freeze(frozen, ["projector", "language"])
+    learning = {part_of(n) for n, p in frozen.named_parameters() if p.requires_grad}
+    assert learning == {"vision"}
+    freeze(frozen, [])
+    silent = [n for n, p in frozen.named_parameters() if not p.requires_grad]
+    assert silent == ["model.vision_model.embeddings.patch_embedding.weight"]
+
+
+def test_towers_computed_again_give_the_same_gradients(model, processor, pages):
+    dataset = PageDataset(read_samples(pages)[:1], processor)
+    batch, grads = PageCollator(processor)([dataset[0]]), []
+    for again in (False, True):
+        trained = copy.deepcopy(model).train()
+        if again:
+            checkpoint_towers(trained)
+        trained(**batch).loss.backward()
+        tower = trained.model.sam_model
+        grads.append((tower.pos_embed.grad, tower.blocks[1].attn.rel_pos_h.grad))
+    torch.testing.assert_close(*grads)
+
+
+def test_reading_a_batch_equals_reading_alone(model, processor, pages):
+    samples = read_samples(pages)[:2]
+    alone = [read_pages(model, processor, [s]) for s in samples]
+    together = read_pages(model, processor, samples)
+    shorter = min(len(alone[0][0]), len(together[0]))
+    assert together[1] == alone[1][0] and together[0][:shorter] == alone[0][0][:shorter]
+
+
+@pytest.mark.parametrize("parts", [["language"], ["language", "experts", "projector", "vision"]])
+def test_adapters_train_and_merge(parts, model, pages, tiny_path, tmp_path, processor, capsys):
+    lora = {"rank": 2, "alpha": 8, "parts": parts}
+    trainer = {**TRAINER, "max_steps": 2, "learning_rate": 0.05}
+    assert run(tmp_path, pages, tiny_path, lora=lora, trainer=trainer) == 0
+    report = check_adapter(tmp_path / "out")
+    assert bool(report.problems) == (parts != ["language"])
+    assert main(["lora", "check", str(tmp_path / "out")]) == len(parts) // 4
+
+    assert main(["lora", "merge", str(tmp_path / "out"), str(tmp_path / "merged")]) == 0
+    merged = DeepseekOCRForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    adapted = load_with_adapter(tmp_path / "out", str(tiny_path)).float()
+    dataset = PageDataset(read_samples(pages)[:1], processor)
+    batch = PageCollator(processor)([dataset[0]])
+    with torch.no_grad():
+        with_adapter = adapted.eval()(**batch).logits
+        difference = merged.eval()(**batch).logits - with_adapter
+        plain = model(**batch).logits - with_adapter
+    # Merged weights are stored in bf16, as the checkpoint's are.
+    assert difference.norm() < 0.3 * plain.norm()
+
+
+@pytest.mark.parametrize("part", LORA_PARTS)
+def test_every_part_has_linear_maps(part, model):
+    import re
+
+    names = [n for n, m in model.named_modules() if re.fullmatch(LORA_PARTS[part], n)]
+    assert names
+    assert all(isinstance(model.get_submodule(n), torch.nn.Linear) for n in names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lr": 1}, "unknown key 'lr' in the configuration"),
+        ({"trainer": {"lr": 1}}, "unknown key 'lr' in trainer"),
+        ({"trainer": {"output_dir": "x"}}, "unknown key 'output_dir'"),
+        ({"freeze": ["decoder"]}, "freeze must be a list of vision"),
+        ({"freeze": ["vision"], "lora": {}}, "leave freeze out"),
+        ({"lora": {"rank": 0}}, "lora.rank must be a positive"),
+        ({"lora": {"parts": ["all"]}}, "lora.parts must be"),
+        ({"max_length": "long"}, "max_length must be a number"),
+        ({"output": None}, "output must be a path"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(changes, words):
+    with pytest.raises(SettingsError, match=words):
+        settings_from({"data": "d", "output": "o", **changes})
+
+
+def test_page_options_are_those_of_the_package():
+    with pytest.raises(OptionError, match="mode must be one of"):
+        settings_from({"data": "d", "output": "o", "page": {"mode": "huge"}})
+    with pytest.raises(SettingsError, match="'data' is missing"):
+        settings_from({"output": "o"})
