@@ -87,7 +87,7 @@ async def convert(args: argparse.Namespace, source: Path, out: Path) -> Watch:
     watch = Watch()
     engine = await make_engine(args)
     settings = ReadSettings(
-        engine.model, args.task, args.mode, POINTS_PER_INCH, retries=args.retries
+        engine.model, args.task, args.mode, POINTS_PER_INCH, args.max_tokens, args.retries
     )
     await Conversion(engine, settings, OutputSettings(), out, watch).run(find_inputs([source]))
     return watch
@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=50_000)
     parser.add_argument("--task", default="free")
     parser.add_argument("--mode")
+    parser.add_argument("--max-tokens", type=int)
     parser.add_argument("--retries", type=int, default=4)
     add_engine_arguments(parser)
     result = measure(parser.parse_args())

@@ -133,7 +133,7 @@ def test_missing_and_damaged_images_are_named(folder, processor):
     with pytest.raises(DataError, match="1 <image> tags for 0 images"):
         (folder / "bad.jsonl").write_text('{"answer": "x"}')
         PageDataset(read_samples(folder / "bad.jsonl", PROMPT), processor)
-    whole = (folder / "a.png").read_bytes()
-    (folder / "a.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"a\.png: the image is damaged"):
+    whole = (folder / "b.jpg").read_bytes()
+    (folder / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"b\.jpg: the image is damaged"):
         batch_of(read_samples(folder, PROMPT), processor)

@@ -142,10 +142,10 @@ def test_towers_computed_again_give_the_same_gradients(model, processor, pages):
 
 def test_reading_a_batch_equals_reading_alone(model, processor, pages):
     samples = read_samples(pages)[:2]
-    alone = [read_pages(model, processor, [s]) for s in samples]
     together = read_pages(model, processor, samples)
-    shorter = min(len(alone[0][0]), len(together[0]))
-    assert together[1] == alone[1][0] and together[0][:shorter] == alone[0][0][:shorter]
+    for sample, text in zip(samples, together, strict=True):
+        (alone,) = read_pages(model, processor, [sample])
+        assert alone and text.startswith(alone)  # a longer neighbour allows more tokens
 
 
 @pytest.mark.parametrize("parts", [["language"], ["language", "experts", "projector", "vision"]])

@@ -119,7 +119,7 @@ def test_text_only(client: openai.OpenAI) -> None:
 def test_streaming(client: openai.OpenAI) -> None:
     parts = [c.choices[0].delta.content for c in ask(client, SMALL, stream=True) if c.choices]
     assert "".join(filter(None, parts)) == text_of(ask(client, SMALL))
-    assert len(parts) > 2
+    assert len(parts) > 1
 
 
 def test_page_that_sums_to_zero(client: openai.OpenAI) -> None:
@@ -161,7 +161,7 @@ def test_tag_without_image(client: openai.OpenAI) -> None:
         (b"", "cannot identify image"),
         (b"no image at all", "cannot identify image"),
         (encoded(page())[:2000], "truncated"),
-        (encoded(page())[:20], "cannot identify image|truncated"),
+        (encoded(page())[:20], "cannot identify image|[Tt]runcated"),
     ],
     ids=["empty", "text", "cut", "header"],
 )
@@ -172,7 +172,7 @@ def test_broken_images(client: openai.OpenAI, data: bytes, words: str) -> None:
 def test_pages_too_large_for_the_context(client: openai.OpenAI) -> None:
     column = data_url(encoded(Image.new("RGB", (144, 1296))))
     options = {"base_size": 1280, "image_size": 1280, "crop_mode": True}
-    refused(client, column, words="4096", **options)
+    refused(client, column, words="maximum context length", **options)
 
 
 def refused(client: openai.OpenAI, *urls: str, words: str, **request: Any) -> None:

@@ -151,7 +151,10 @@ def _named(paths: Sequence[Path]) -> str:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """(width, height) px of the page `open_image` will give, from the file's header alone."""
+    """(width, height) px of the page `open_image` will give.
+
+    From the file's header, but for PNG: its EXIF data may stand behind the pixels.
+    """
     try:
         with Image.open(path) as image:
             # A TIFF states its size turned already.

@@ -1,0 +1,94 @@
+"""The cost model against torch's FLOP counter, real parameter counts and the cache's real size."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vllm_dsocr.config import MODES, VisionSizes
+from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages, encode_views
+from vllm_dsocr.hf import DeepseekOCRConfig, DeepseekOCRForCausalLM
+from vllm_dsocr.page.geometry import plan_tiles
+from vllm_dsocr.plan import decoder_cost
+from vllm_dsocr.plan.page_cost import page_cost
+from vllm_dsocr.plan.sizes import DecoderSizes, ModelSizes
+from vllm_dsocr.plan.vision_cost import view_flops, vision_parameters
+
+DATA = Path(__file__).parent.parent / "data"
+CLOSE = 0.02
+
+
+@pytest.fixture(scope="module")
+def sizes():
+    return ModelSizes.from_file(DATA / "tiny-random")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return DeepseekOCRForCausalLM.from_pretrained(DATA / "tiny-random", dtype=torch.float32).eval()
+
+
+def counted(call):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("side", sorted({m.base_size for m in MODES.values()}))
+def test_views_of_the_published_towers(side):
+    with torch.device("meta"):
+        tower = nn.Module()
+        build_vision_tower(tower, VisionSizes())
+        views = torch.zeros(1, 3, side, side)
+    flops = counted(lambda: encode_views(tower, views))
+    assert view_flops(VisionSizes(), side) == pytest.approx(flops, rel=CLOSE)
+
+
+def test_a_page_with_tiles_on_the_tiny_towers(sizes, model):
+    plan = plan_tiles(700, 1000, MODES["gundam"])
+    views = PageViews(torch.zeros(3, 1024, 1024), torch.zeros(plan.num_tiles, 3, 640, 640),
+                      plan.rows, plan.cols)  # fmt: skip
+    flops = counted(lambda: embed_pages(model.model, [views]))
+    assert page_cost(sizes, plan, 1).vision == pytest.approx(flops, rel=CLOSE)
+
+
+@pytest.mark.parametrize("new", [1, 100, 700])
+def test_the_decoder(sizes, model, new):
+    ids = torch.zeros(1, new, dtype=torch.long)
+    flops = counted(lambda: model(ids, logits_to_keep=1, use_cache=False))
+    assert decoder_cost.forward_flops(sizes.decoder, new) == pytest.approx(flops, rel=CLOSE)
+
+
+def test_a_step_with_a_cache_and_the_cache_itself(sizes, model):
+    with torch.no_grad():
+        cache = model(torch.zeros(1, 300, dtype=torch.long)).past_key_values
+    stored = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+    assert stored == 300 * decoder_cost.cache_numbers(sizes.decoder)
+    one = torch.zeros(1, 1, dtype=torch.long)
+    flops = counted(lambda: model(one, past_key_values=cache))
+    assert decoder_cost.forward_flops(sizes.decoder, 1, 300) == pytest.approx(flops, rel=CLOSE)
+
+
+def is_vision(name):
+    parts = ("sam_model", "vision_model", "projector", "image_newline", "view_seperator")
+    return name.split(".")[1] in parts
+
+
+@pytest.mark.parametrize("config", [{}, json.loads((DATA / "tiny-random/config.json").read_text())])
+def test_parameters_are_those_of_the_model(config):
+    sizes = ModelSizes.from_config(config)
+    with torch.device("meta"):
+        model = DeepseekOCRForCausalLM(DeepseekOCRConfig(**config))
+    numbers = {True: 0, False: 0}
+    for name, parameter in model.named_parameters():
+        numbers[is_vision(name)] += parameter.numel()
+    assert vision_parameters(sizes.vision) == numbers[True]
+    assert decoder_cost.parameters(sizes.decoder) == numbers[False]
+
+
+def test_published_decoder_sizes_are_those_of_the_configuration():
+    config, sizes = DeepseekOCRConfig(), DecoderSizes()
+    assert all(getattr(config, name) == getattr(sizes, name) for name in DecoderSizes.__slots__)

@@ -1,0 +1,87 @@
+"""Model sizes, a page's TilePlan and the length of its text -> what reading that page takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_dsocr.config import PATCH_SIZE
+from vllm_dsocr.page.geometry import TilePlan
+from vllm_dsocr.plan import decoder_cost
+from vllm_dsocr.plan.sizes import ModelSizes
+from vllm_dsocr.plan.vision_cost import MLP_RATIO, view_flops, vision_parameters
+
+PROMPT_TOKENS = 12  # BOS and the words of the usual prompts
+# Patches the encoder takes in one pass: 4 views of 1024 px.
+PATCHES_PER_PASS = 4 * (1024 // PATCH_SIZE) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class PageCost:
+    """vision, prefill, decode: FLOPs.  cache_bytes: of the KV cache when the text is complete.
+
+    activation_bytes: an estimate of the largest tensors alive at one time, of encoder or prefill.
+    """
+
+    image_tokens: int
+    text_tokens: int
+    vision: int
+    prefill: int
+    decode: int
+    cache_bytes: int
+    activation_bytes: int
+
+    @property
+    def flops(self) -> int:
+        """Of the whole page."""
+        return self.vision + self.prefill + self.decode
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence at its end."""
+        return self.image_tokens + PROMPT_TOKENS + self.text_tokens
+
+
+def page_cost(sizes: ModelSizes, plan: TilePlan, text_tokens: int, width: int = 2) -> PageCost:
+    """What one page takes; `width` bytes per number (2: bf16)."""
+    decoder, prompt = sizes.decoder, plan.num_image_tokens + PROMPT_TOKENS
+    return PageCost(
+        image_tokens=plan.num_image_tokens,
+        text_tokens=text_tokens,
+        vision=_vision_flops(sizes, plan),
+        prefill=decoder_cost.forward_flops(decoder, prompt),
+        decode=_decode_flops(sizes, prompt, text_tokens),
+        cache_bytes=width * (prompt + text_tokens) * decoder_cost.cache_numbers(decoder),
+        activation_bytes=width * max(_encoder_peak(sizes, plan), _prefill_peak(sizes, prompt)),
+    )
+
+
+def model_bytes(sizes: ModelSizes, width: int = 2) -> int:
+    """The weights."""
+    return width * (decoder_cost.parameters(sizes.decoder) + vision_parameters(sizes.vision))
+
+
+def _vision_flops(sizes: ModelSizes, plan: TilePlan) -> int:
+    whole = view_flops(sizes.vision, plan.resolution.base_size)
+    return whole + plan.num_tiles * view_flops(sizes.vision, plan.resolution.image_size)
+
+
+def _decode_flops(sizes: ModelSizes, prompt: int, text_tokens: int) -> int:
+    # The first token comes from the prefill; cost is linear in the past, so its mean will do.
+    steps = max(0, text_tokens - 1)
+    return steps * decoder_cost.forward_flops(sizes.decoder, 1, prompt + text_tokens // 2)
+
+
+def _encoder_peak(sizes: ModelSizes, plan: TilePlan) -> int:
+    # In the feed-forward of SAM: the residual, its norm, the hidden layer before and after GELU.
+    resolution = plan.resolution
+    views = [(resolution.base_size, 1), (resolution.image_size, plan.num_tiles)]
+    patches = max((side // PATCH_SIZE) ** 2 * count for side, count in views)
+    return min(patches, PATCHES_PER_PASS) * sizes.vision.sam.width * (2 + 2 * MLP_RATIO)
+
+
+def _prefill_peak(sizes: ModelSizes, prompt: int) -> int:
+    # Residual and norm, then gate and up of whichever feed-forward is widest.
+    decoder = sizes.decoder
+    experts = decoder.num_experts_per_tok + decoder.n_shared_experts
+    widest = max(decoder.intermediate_size, experts * decoder.moe_intermediate_size)
+    return prompt * (2 * decoder.hidden_size + 2 * widest)
