@@ -1,8 +1,16 @@
 """Error rates on cases one can count by hand."""
 
+import random
+
 import pytest
 
-from vllm_dsocr.metrics import character_error_rate, edit_distance, word_error_rate
+from vllm_dsocr.metrics import (
+    character_error_rate,
+    closest_distance,
+    edit_distance,
+    normalised_distance,
+    word_error_rate,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,3 +25,30 @@ def test_rates_are_per_character_and_word_of_the_truth():
     assert character_error_rate("abcx", "abcd") == 0.25
     assert word_error_rate("a  b c", "a b d e") == 0.5
     assert character_error_rate("ab", "") == 2.0
+
+
+def distance_by_table(a, b):
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            best = min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+            diagonal, row[j] = row[j], best
+    return row[-1]
+
+
+def test_bits_give_the_distances_of_the_table():
+    rng = random.Random(0)
+    for _ in range(300):
+        a, b = ([rng.randrange(3) for _ in range(rng.randrange(9))] for _ in range(2))
+        assert edit_distance(a, b) == distance_by_table(a, b)
+        pieces = (b[i:j] for j in range(len(b) + 1) for i in range(j + 1))
+        distance, end = closest_distance(a, b)
+        assert distance == min(distance_by_table(a, piece) for piece in pieces)
+        assert distance == min(distance_by_table(a, b[i:end]) for i in range(end + 1))
+
+
+def test_the_closest_piece_is_found_where_it_ends():
+    assert closest_distance("brown", "the brawn fox") == (1, 9)
+    assert closest_distance("", "abc") == (0, 0)
+    assert normalised_distance("ab", "abcd") == 0.5

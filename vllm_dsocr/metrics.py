@@ -9,10 +9,7 @@ def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
     """Fewest insertions, deletions and substitutions that turn `a` into `b` (Levenshtein)."""
     if not a:
         return len(b)
-    distance = len(a)
-    for distance in _last_row(a, b, anchored=True):
-        pass
-    return distance
+    return [len(a), *_last_row(a, b, anchored=True)][-1]
 
 
 def closest_distance(part: Sequence[Hashable], text: Sequence[Hashable]) -> tuple[int, int]:

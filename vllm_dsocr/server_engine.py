@@ -107,7 +107,9 @@ class ServerEngine:
         if prompt not in self._prompt_lengths:
             # Image tags without images are refused; another special token is as long.
             text = prompt.replace(IMAGE_TOKEN, EOS_TOKEN)
-            answer = await self._extension("POST", "tokenize", {"model": self.model, "prompt": text})
+            answer = await self._extension(
+                "POST", "tokenize", {"model": self.model, "prompt": text}
+            )
             self._prompt_lengths[prompt] = answer.get("count")
         length = self._prompt_lengths[prompt]
         return None if length is None else num_prompt_tokens - (length - 1)

@@ -1,4 +1,4 @@
-"""Files become training batches: the same ids and pixels as serving, the answer alone is learned."""
+"""Files become training batches: ids and pixels of serving, the answer alone is learned."""
 
 import json
 
@@ -8,8 +8,8 @@ from PIL import Image
 
 from vllm_dsocr.config import EOS_TOKEN, IGNORE_INDEX
 from vllm_dsocr.hf.data import DataError, PageCollator, PageDataset, read_samples, upright_size
-from vllm_dsocr.page.source import open_image
 from vllm_dsocr.page.pixels import page_tensors
+from vllm_dsocr.page.source import open_image
 
 PROMPT = "<image>\nFree OCR."
 

@@ -172,3 +172,21 @@ def test_balance_loss_is_lowest_for_even_load_and_trains_the_router_only():
     value.detach().requires_grad_()
     (value * 0).sum().backward()
     assert layer.gate.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("seq_aux", [True, False])
+def test_balance_loss_is_as_defined(seq_aux):
+    """The sum over experts of (share of choices) x (mean score), counted choice by choice."""
+    layer = moe(experts=6, chosen=2)
+    layer.config.seq_aux = seq_aux
+    scores, _, chosen = layer.route(torch.randn(3, 5, 16))
+    groups = scores if seq_aux else scores.reshape(1, 15, 6)
+    choices = chosen.view(groups.shape[0], -1).tolist()
+    losses = [
+        sum(
+            6 * row.count(expert) / len(row) * group[:, expert].mean().item() for expert in range(6)
+        )
+        for group, row in zip(groups, choices, strict=True)
+    ]
+    expected = layer.config.aux_loss_alpha * sum(losses) / len(losses)
+    assert layer._balance_loss(scores, chosen).item() == pytest.approx(expected, rel=1e-5)

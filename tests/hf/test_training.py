@@ -50,6 +50,12 @@ def losses(folder):
     return [line["loss"] for line in state["log_history"] if "loss" in line]
 
 
+def greedy(model, inputs):
+    """16 ids, whatever ends the text."""
+    ids = model.generate(**inputs, max_new_tokens=16, eos_token_id=-1, pad_token_id=2)
+    return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
 @pytest.fixture(scope="session")
 def tuned(tmp_path_factory, pages, tiny_path):
     """A finished full fine-tune: its folder and what the command printed."""
@@ -98,9 +104,31 @@ def test_vllm_serves_what_was_saved(tuned, pages):
     processor = DeepseekOCRProcessor.from_pretrained(out, resampler="pillow")
     model = DeepseekOCRForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
     inputs = processor("<image>\nFree OCR.", image)
-    ids = model.generate(**inputs, max_new_tokens=16, min_new_tokens=16, pad_token_id=2)
     served = continuations(start(out), [prompt("<image>\nFree OCR.", image)])
-    assert served == [ids[0, inputs["input_ids"].shape[1] :].tolist()]
+    assert served == [greedy(model, inputs)]
+
+
+def test_vllm_loads_the_adapter_that_was_saved(pages, tiny_path, tmp_path):
+    pytest.importorskip("vllm")
+    from vllm.lora.request import LoRARequest
+
+    from tests.plugin.engines import continuations, prompt, start
+    from tests.plugin.test_lora import dense_part, write_checkpoint
+    from vllm_dsocr.hf import DeepseekOCRProcessor
+
+    # vLLM's CPU build has no adapters for a decoder with experts.
+    weights = dense_part(load_file(tiny_path / "model.safetensors"))
+    dense = write_checkpoint(tmp_path / "dense", tiny_path, weights)
+    trainer = {**TRAINER, "max_steps": 2, "learning_rate": 0.05}
+    assert run(tmp_path, pages, dense, lora={"rank": 4}, trainer=trainer) == 0
+    adapter, image = tmp_path / "out", Image.open(pages / "0.png")
+    processor = DeepseekOCRProcessor.from_pretrained(dense, resampler="pillow", mode="tiny")
+    inputs = processor("<image>\nFree OCR.", image)
+    engine = start(dense, enable_lora=True)
+    request = [prompt("<image>\nFree OCR.", image, mode="tiny")]
+    served = continuations(engine, request, lora_request=LoRARequest("a", 1, str(adapter)))
+    assert served == [greedy(load_with_adapter(adapter).float().eval(), inputs)]
+    assert served != continuations(engine, request)
 
 
 def test_the_plain_trainer_and_length_groups_do(model, processor, pages, tmp_path):

@@ -44,7 +44,7 @@ print(json.dumps(resident))
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_with_the_pages(tmp_path: Path) -> None:
-    source = image_pdf(tmp_path / "a.pdf", PAGES, size=(640, 640))
+    source = image_pdf(tmp_path / "a.pdf", PAGES, size=(400, 400))
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(source), str(tmp_path / "out")],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -18,7 +18,7 @@ from vllm import LLM
 
 from tests.plugin.engines import continuations, prompt
 
-SEARCH_PATH = [str(Path(__file__).parent.parent.parent), os.environ.get("PYTHONPATH")]
+SEARCH_PATH = os.pathsep.join((str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")))
 # vLLM's CPU build makes the buffers of later pipeline stages in a warm-up that it leaves out for
 # uncompiled models; this traces the model without compiling it.
 TRACED = {"mode": 2, "backend": "eager"}
@@ -51,7 +51,7 @@ def generated(checkpoint: Path, image: Path, folder: Path, **options: Any) -> li
     program.write_text(PROGRAM)
     run = subprocess.run(
         [sys.executable, program, json.dumps([str(checkpoint), str(image), options])],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, SEARCH_PATH))},
+        env={**os.environ, "PYTHONPATH": SEARCH_PATH, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=500,

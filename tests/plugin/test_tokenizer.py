@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 pytest.importorskip("vllm")
 
 from vllm import SamplingParams
-from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer, uses_fast_detokenizer
+from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer, IncrementalDetokenizer
 
 from vllm_dsocr.config import BOS_TOKEN, EOS_TOKEN, IMAGE_TOKEN, MARKUP_TOKENS, PAD_TOKEN
 from vllm_dsocr.plugin.tokenizer import DeepseekOCRTokenizer
@@ -58,11 +58,11 @@ def test_text_has_the_same_ids(
 
 def test_streamed_text_is_the_whole_text(tokenizer: PreTrainedTokenizerFast) -> None:
     """With the detokenizer vLLM uses for streams, token by token."""
-    assert uses_fast_detokenizer(tokenizer)
     words = tokenizer.encode("é 1")
     tokens = [*ids(tokenizer, ("<td>", IMAGE_TOKEN)), *words, *ids(tokenizer, ("</td>", EOS_TOKEN))]
     request = SimpleNamespace(request_id="", prompt_token_ids=[5], sampling_params=SamplingParams())
-    stream = FastIncrementalDetokenizer(tokenizer, request)
+    stream = IncrementalDetokenizer.from_new_request(tokenizer, request)
+    assert isinstance(stream, FastIncrementalDetokenizer)
     pieces = []
     for token in tokens:
         stream.update([token], stop_terminated=False)

@@ -31,7 +31,9 @@ def _check(args: argparse.Namespace) -> int:
 def _lines(report: AdapterReport, adapter: Path) -> list[str]:
     names = [f"{name} -> {goal or '-'}  ({count} tensors)" for name, goal, count in report.modules]
     if report.problems:
-        advice = f"vLLM cannot serve it as it is; `dsocr lora merge {adapter} OUT` makes a checkpoint"
+        advice = (
+            f"vLLM cannot serve it as it is; `dsocr lora merge {adapter} OUT` makes a checkpoint"
+        )
         return [*names, *(f"problem: {problem}" for problem in report.problems), advice]
     flags = " ".join(["--enable-lora", f"--lora-modules NAME={adapter}", *report.hints])
     return [*names, f"vLLM loads it: vllm serve BASE {flags}"]

@@ -5,14 +5,15 @@ Knows PEFT and this model; which names vLLM takes is `adapter_names.py`.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from vllm_dsocr.adapter_names import CONFIG_NAME, WEIGHTS_NAME, split_name
+from vllm_dsocr.adapter_names import WEIGHTS_NAME, split_name
 from vllm_dsocr.hf.model import DeepseekOCRForCausalLM
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
 
@@ -83,8 +84,6 @@ def merge(adapter: Path, output: Path, base: str | None = None) -> None:
 
 def _renamed(adapter: Path) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors under PEFT's names for this model, and the modules they belong to."""
-    from safetensors.torch import load_file
-
     tensors, modules = {}, set()
     for name, tensor in load_file(adapter / WEIGHTS_NAME).items():
         module, kind = split_name(name)
@@ -93,9 +92,7 @@ def _renamed(adapter: Path) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, sorted(modules)
 
 
-
-
-def _peft():  # noqa: ANN202  a module
+def _peft() -> ModuleType:
     try:
         import peft
     except ImportError as error:

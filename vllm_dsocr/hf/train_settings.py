@@ -33,7 +33,8 @@ class TrainSettings:
 
     data, eval_data: JSONL or folder, see `hf/data.py`.  prompt: of samples without one.
     page: keys of PAGE_OPTIONS, on top of the checkpoint's.  freeze: parts that stay as they are.
-    lora: adapters instead of the weights themselves.  max_length: tokens; longer pages are left out.
+    lora: adapters instead of the weights themselves.
+    max_length: tokens; pages with more are left out.
     eval_pages: how many of eval_data are read for the character error rate.
     trainer: arguments of transformers' TrainingArguments.
     """

@@ -85,7 +85,11 @@ class PageTrainer(Trainer):
     """
 
     def __init__(
-        self, *args: Any, processor: DeepseekOCRProcessor, read: Sequence[Sample] = (), **kwargs: Any
+        self,
+        *args: Any,
+        processor: DeepseekOCRProcessor,
+        read: Sequence[Sample] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._processor = processor
