@@ -23,6 +23,8 @@ EXTRAS = {
         "peft>=0.18",
         "tensorboard>=2.18",
         "matplotlib>=3.9",
+        "jsonschema>=4.23",
+        "docling-core>=2.50",
     ],
     "docling": ["docling-core>=2.50"],
     "ray": ["ray>=2.50"],
@@ -34,6 +36,8 @@ EXTRAS = {
         "hypothesis>=6.100",
         "ruff>=0.14",
         "matplotlib>=3.9",
+        "jsonschema>=4.23",
+        "docling-core>=2.50",
     ],
 }
 

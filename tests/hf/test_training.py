@@ -213,10 +213,14 @@ def test_every_part_has_linear_maps(part, model):
         ({"lr": 1}, "unknown key 'lr' in the configuration"),
         ({"trainer": {"lr": 1}}, "unknown key 'lr' in trainer"),
         ({"trainer": {"output_dir": "x"}}, "unknown key 'output_dir'"),
+        ({"trainer": {"learning_rate": "fast"}}, "trainer.learning_rate must be a number"),
         ({"freeze": ["decoder"]}, "freeze must be a list of vision"),
         ({"freeze": ["vision"], "lora": {}}, "leave freeze out"),
         ({"lora": {"rank": 0}}, "lora.rank must be a positive"),
         ({"lora": {"parts": ["all"]}}, "lora.parts must be"),
+        ({"lora": {"parts": [{}]}}, "lora.parts must be"),
+        ({"lora": {"dropout": 1}}, "lora.dropout must be"),
+        ({"eval_pages": True}, "eval_pages must be"),
         ({"max_length": "long"}, "max_length must be a number"),
         ({"output": None}, "output must be a path"),
     ],
@@ -224,6 +228,11 @@ def test_every_part_has_linear_maps(part, model):
 def test_settings_that_cannot_be_are_named(changes, words):
     with pytest.raises(SettingsError, match=words):
         settings_from({"data": "d", "output": "o", **changes})
+
+
+def test_rates_may_be_written_as_people_write_them():
+    values = yaml.safe_load("{data: d, output: o, trainer: {learning_rate: 2e-5}}")
+    assert settings_from(values).trainer["learning_rate"] == 2e-5
 
 
 def test_page_options_are_those_of_the_package():

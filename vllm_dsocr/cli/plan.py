@@ -79,11 +79,15 @@ def _table(result: dict[str, Any]) -> Iterator[str]:
     columns = [name for name in _COLUMNS if name in result["modes"][0]]
     yield " ".join(f"{_COLUMNS[name][0]:>12}" for name in columns)
     for row in result["modes"]:
-        yield " ".join(f"{row[n] / _COLUMNS[n][1]:>12{_COLUMNS[n][2]}}" if _COLUMNS[n][1] else
-                       f"{row[n]:>12}" for n in columns)  # fmt: skip
+        yield " ".join(f"{_cell(name, row[name]):>12}" for name in columns)
 
 
-# key of a row: (head of the column, what its value is divided by, format)
+def _cell(name: str, value: Any) -> str:
+    _, unit, form = _COLUMNS[name]
+    return f"{value / unit:{form}}" if unit else str(value)
+
+
+# key of a row: (head of the column, what its value is divided by, if by anything, format)
 _COLUMNS: dict[str, tuple[str, float, str]] = {
     "mode": ("mode", 0, ""),
     "tiles": ("tiles", 0, ""),

@@ -6,7 +6,7 @@ Knows what may be said, not what it does: see `hf/training.py`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def settings_from(values: Any) -> TrainSettings:
     if missing:
         raise SettingsError(f"{missing[0]!r} is missing")
     for key, (kinds, what) in _KINDS.items():
-        if not isinstance(values.get(key, _SOME[key]), kinds):
+        if key in values and type(values[key]) not in kinds:
             raise SettingsError(f"{key} must be {what}, got {values[key]!r}")
     for key in ("data", "eval_data", "output"):
         if values.get(key) is not None:
@@ -88,12 +88,11 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "max_length": ((int, _NULL), "a number of tokens"),
     "eval_pages": ((int,), "a number of pages"),
 }
-_SOME: dict[str, Any] = {key: kinds[0]() for key, (kinds, _) in _KINDS.items()}
 
 
 def _checked(values: dict[str, Any]) -> TrainSettings:
     freeze = values.get("freeze") or []
-    if not isinstance(freeze, list) or not set(freeze) <= set(PARTS):
+    if not _is_list_of(freeze, PARTS):
         raise SettingsError(f"freeze must be a list of {', '.join(PARTS)}, got {freeze!r}")
     if values.get("lora") is not None:
         if freeze:
@@ -102,20 +101,38 @@ def _checked(values: dict[str, Any]) -> TrainSettings:
     page = values["page"] = values.get("page") or {}
     PageOptions().override(_mapping("page", page, None))  # raises OptionError, a ValueError
     allowed = _names(TrainingArguments) - set(OWN_ARGUMENTS)
-    values["trainer"] = _mapping("trainer", values.get("trainer") or {}, allowed)
+    trainer = _mapping("trainer", values.get("trainer") or {}, allowed)
+    values["trainer"] = {name: _number(name, value) for name, value in trainer.items()}
     return TrainSettings(**{**values, "freeze": tuple(freeze)})
 
 
 def _lora(values: Any) -> LoraSettings:
     values = dict(_mapping("lora", values, _names(LoraSettings)))
     parts = values.get("parts", ["language"])
-    if not isinstance(parts, list) or not parts or not set(parts) <= set(LORA_PARTS):
+    if not parts or not _is_list_of(parts, LORA_PARTS):
         raise SettingsError(f"lora.parts must be a list of {', '.join(LORA_PARTS)}, got {parts!r}")
     for key in ("rank", "alpha"):
         number = values.get(key, 1)
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise SettingsError(f"lora.{key} must be a positive integer, got {number!r}")
+    dropout = values.get("dropout", 0.0)
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise SettingsError(f"lora.dropout must be from 0 to below 1, got {dropout!r}")
     return LoraSettings(**{**values, "parts": tuple(parts)})
+
+
+def _number(name: str, value: Any) -> Any:
+    """YAML takes 2e-5 for a text: it wants 2.0e-5, which nobody writes."""
+    if not isinstance(value, str) or not isinstance(getattr(TrainingArguments, name, None), float):
+        return value
+    try:
+        return float(value)
+    except ValueError as error:
+        raise SettingsError(f"trainer.{name} must be a number, got {value!r}") from error
+
+
+def _is_list_of(values: Any, known: Collection[str]) -> bool:
+    return isinstance(values, list) and all(value in list(known) for value in values)
 
 
 def _mapping(where: str, values: Any, known: set[str] | None) -> Mapping[str, Any]:
