@@ -1,6 +1,6 @@
 """Ask a running `vllm serve` for the text of page images, all at once, by the openai client.
 
-    python examples/client.py PAGE.png ... [--url http://localhost:8000/v1] [--prompt "Free OCR."]
+python examples/client.py PAGE.png ... [--url http://localhost:8000/v1] [--prompt "Free OCR."]
 """
 
 import argparse

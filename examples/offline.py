@@ -1,6 +1,6 @@
 """Read page images in one offline batch with vLLM.
 
-    python examples/offline.py PAGE.png ... [--model deepseek-ai/DeepSeek-OCR] [--mode gundam]
+python examples/offline.py PAGE.png ... [--model deepseek-ai/DeepSeek-OCR] [--mode gundam]
 """
 
 import argparse

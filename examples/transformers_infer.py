@@ -1,6 +1,6 @@
 """Read one page with transformers: the official `infer()`, no vLLM.
 
-    python examples/transformers_infer.py PAGE.png [--model examples/reader] [--mode small]
+python examples/transformers_infer.py PAGE.png [--model examples/reader] [--mode small]
 """
 
 import argparse

@@ -6,9 +6,9 @@ vLLM calls the class for its architecture alone, so other models are served as e
 said, by flag or in generation_config.json, stays.
 
 Three settings are left to vLLM: a finished configuration does not tell a flag from a default.
-Tokens per step: vLLM's value follows the device, and a longer page is prefilled in parts. Prefix and
-processor cache, both on: to hash an A4 page takes 6 ms of one core, to cut it again 18 ms and to
-encode it again far more, and pages are asked again whenever a reading is retried.
+Tokens per step: vLLM's value follows the device, and a longer page is prefilled in parts. Prefix
+and processor cache, both on: to hash an A4 page takes 6 ms of one core, to cut it again 18 ms and
+to encode it again far more, and pages are asked again whenever a reading is retried.
 """
 
 from __future__ import annotations
