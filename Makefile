@@ -7,7 +7,7 @@ DATA ?= tests/data
 PORT ?= 8000
 REQUESTS ?= 1000
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-BENCHMARKS := guard
+BENCHMARKS := guard loss_memory
 LOCKS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
 
 .PHONY: help setup demo serve test test-slow lint parity soak bench clean
