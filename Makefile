@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 BENCHMARKS := guard loss_memory
 LOCKS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
 
-.PHONY: help setup demo serve test test-slow lint parity soak bench clean
+.PHONY: help setup demo serve test test-slow lint parity soak bench finetune-reader clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ test-slow: setup  ## what `make test` leaves out
 
 bench: setup  ## every benchmark; each ends with one line of JSON
 	@for f in $(BENCHMARKS); do echo "== $$f"; $(BIN)/python -m benchmarks.$$f || exit 1; done
+
+finetune-reader: setup  ## tune the bundled reader to another font, in full and by LoRA
+	$(BIN)/python -m benchmarks.finetune_reader
 
 clean:  ## remove .venv
 	rm -rf $(VENV)

@@ -27,7 +27,7 @@ def test_an_unknown_command_is_named(capsys) -> None:
     assert "no command 'konvert'; there are convert, serve" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["convert", "view"])
+@pytest.mark.parametrize("name", ["convert", "view", "train", "lora", "eval", "plan"])
 def test_every_command_has_help(name: str, capsys) -> None:
     with pytest.raises(SystemExit) as left:
         main([name, "--help"])
