@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vllm_dsocr.metrics import edit_distance
 from vllm_dsocr.page.prompt import TASKS
 
 NUM_PAGES = 20
-READS = 0.03  # character error rate
+SLACK = 1.5  # the recorded error rate is that of other held-out pages
 TEXT = "A sentence without a page"
 
 
@@ -57,9 +58,12 @@ def infer_texts(
     return [model.infer(processor.tokenizer, TASKS["free"], file, **sizes) for file in files]
 
 
-def test_the_reader_reads(infer_texts: list[str], pages: list[Page]) -> None:
+def test_the_reader_reads_as_its_card_says(
+    reader: Path, infer_texts: list[str], pages: list[Page]
+) -> None:
+    recorded = json.loads((reader / "evaluation.json").read_text())["cer"]
     wrong = sum(edit_distance(t, p.text) for t, p in zip(infer_texts, pages, strict=True))
-    assert wrong <= READS * sum(len(page.text) for page in pages)
+    assert wrong <= SLACK * recorded * sum(len(page.text) for page in pages)
 
 
 def test_default_mode_is_the_checkpoints(processor: DeepseekOCRProcessor) -> None:
