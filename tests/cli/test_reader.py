@@ -16,12 +16,9 @@ from vllm_dsocr.metrics import edit_distance  # noqa: E402
 
 READER = Path(__file__).parents[2] / "examples" / "reader"
 NUM_PAGES = 6
-MAX_ERROR_RATE = 0.05
+SLACK = 2.0  # few pages, printed through JPEG; the recorded rate is that of many clean ones
 
 
-@pytest.mark.skipif(
-    not (READER / "model.safetensors").exists(), reason="examples/reader has no weights yet"
-)
 def test_a_printed_pdf_becomes_its_text(tmp_path: Path) -> None:
     pages = held_out_pages(NUM_PAGES, seed=70_000)
     first, *others = [page.image.convert("RGB") for page in pages]
@@ -32,4 +29,5 @@ def test_a_printed_pdf_becomes_its_text(tmp_path: Path) -> None:
     texts = [page["text"] for page in document["pages"]]
     assert [page["status"] for page in document["pages"]] == ["ok"] * NUM_PAGES
     edits = sum(edit_distance(text, page.text) for text, page in zip(texts, pages, strict=True))
-    assert edits <= MAX_ERROR_RATE * sum(len(page.text) for page in pages)
+    recorded = json.loads((READER / "evaluation.json").read_text("utf-8"))["cer"]
+    assert edits <= SLACK * recorded * sum(len(page.text) for page in pages)
