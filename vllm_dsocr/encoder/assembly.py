@@ -20,7 +20,7 @@ from vllm_dsocr.config import PATCH_SIZE, Resolution, VisionSizes
 from vllm_dsocr.encoder.clip import ClipVit
 from vllm_dsocr.encoder.projector import Projector
 from vllm_dsocr.encoder.sam import SamVit
-from vllm_dsocr.page.geometry import num_image_tokens
+from vllm_dsocr.page.geometry import num_image_tokens, num_tiles
 
 # Patches one pass of the towers takes: 4 views of 1024 px. More are encoded in chunks, so peak
 # memory does not grow with the number of pages in a step.
@@ -101,7 +101,7 @@ def embed_pages(tower: VisionTower, pages: Sequence[PageViews]) -> list[Tensor]:
 
 
 def _check_grid(page: PageViews) -> None:
-    want = page.rows * page.cols if page.rows * page.cols > 1 else 0
+    want = num_tiles(page.rows, page.cols)
     if len(page.tiles) != want:
         grid = f"{page.rows} x {page.cols}"
         raise ValueError(f"a grid of {grid} needs {want} tiles, got {len(page.tiles)}")

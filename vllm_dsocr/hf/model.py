@@ -27,6 +27,7 @@ from vllm_dsocr.hf.configuration import DeepseekOCRConfig
 from vllm_dsocr.hf.infer import infer
 from vllm_dsocr.hf.loss import lean_cross_entropy, next_tokens
 from vllm_dsocr.hf.moe import MoE
+from vllm_dsocr.page.geometry import num_tiles
 
 VISION_INPUTS = ("images", "images_seq_mask", "images_spatial_crop")
 
@@ -89,7 +90,7 @@ def page_views(
         raise ValueError("images_spatial_crop needs one row [tiles across, tiles down] per image")
     pages = []
     for (tiles, view), (cols, rows) in zip(images, images_spatial_crop.tolist(), strict=True):
-        pages.append(PageViews(view[0], tiles if rows * cols > 1 else tiles[:0], rows, cols))
+        pages.append(PageViews(view[0], tiles if num_tiles(rows, cols) else tiles[:0], rows, cols))
     return pages
 
 

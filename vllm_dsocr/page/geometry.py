@@ -18,6 +18,11 @@ def grid_side(size: int) -> int:
     return math.ceil((size // PATCH_SIZE) / DOWNSAMPLE_RATIO)
 
 
+def num_tiles(rows: int, cols: int) -> int:
+    """Tiles of a page cut into rows x cols; 1 x 1 means that it is not cut."""
+    return rows * cols if rows * cols > 1 else 0
+
+
 def num_image_tokens(resolution: Resolution, rows: int, cols: int) -> int:
     """Image tokens of a page cut into rows x cols tiles; 1 x 1 means no tiles.
 
@@ -25,7 +30,7 @@ def num_image_tokens(resolution: Resolution, rows: int, cols: int) -> int:
     """
     side = grid_side(resolution.base_size)
     tokens = side * (side + 1) + 1
-    if rows * cols > 1:
+    if num_tiles(rows, cols):
         side = grid_side(resolution.image_size)
         tokens += rows * side * (cols * side + 1)
     return tokens
@@ -46,7 +51,7 @@ class TilePlan:
     @property
     def num_tiles(self) -> int:
         """rows * cols, or 0 when the page is not cut."""
-        return self.rows * self.cols if self.rows * self.cols > 1 else 0
+        return num_tiles(self.rows, self.cols)
 
     @property
     def num_image_tokens(self) -> int:
