@@ -1,6 +1,6 @@
 """Peak memory of one training step's forward and backward: lean loss beside the plain one.
 
-    python benchmarks/loss_memory.py [--seq 8192] [--hidden 64] [--device cuda]
+    python -m benchmarks.loss_memory [--seq 8192] [--hidden 64] [--device cuda]
 
 A decoder of one small layer with DeepSeek-OCR's own vocabulary, fp32, every position carrying loss.
 Each kind runs in a process of its own; on a CPU the kernel's high-water mark of resident memory is
@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 
+from benchmarks.machine import forget_peak, headline, resident
 from vllm_dsocr.hf import DeepseekOCRConfig, DeepseekOCRForCausalLM
 
 VOCABULARY = 129_280
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def small_model(hidden: int, lean: bool) -> DeepseekOCRForCausalLM:
@@ -48,12 +46,6 @@ def small_model(hidden: int, lean: bool) -> DeepseekOCRForCausalLM:
     return model
 
 
-def resident(field: str) -> int:
-    """VmRSS (now) or VmHWM (peak) of this process, bytes."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
-
-
 def step(model: DeepseekOCRForCausalLM, ids: torch.Tensor) -> float:
     model.zero_grad(set_to_none=True)
     loss = model(ids, labels=ids, use_cache=False).loss
@@ -71,7 +63,7 @@ def measure(seq: int, hidden: int, device: str, lean: bool) -> dict[str, float]:
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     else:
-        RESET.write_text("5")  # the peak starts again from here
+        forget_peak()
     before = torch.cuda.memory_allocated() if cuda else resident("VmRSS")
     start = time.perf_counter()
     loss = step(model, ids)
@@ -82,7 +74,7 @@ def measure(seq: int, hidden: int, device: str, lean: bool) -> dict[str, float]:
 
 def in_own_process(kind: str, args: argparse.Namespace) -> dict[str, float]:
     sizes = ["--seq", str(args.seq), "--hidden", str(args.hidden), "--device", args.device]
-    command = [sys.executable, __file__, "--kind", kind, *sizes]
+    command = [sys.executable, "-m", "benchmarks.loss_memory", "--kind", kind, *sizes]
     return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
 
 
@@ -96,8 +88,7 @@ def main() -> None:
     if args.kind:
         print(json.dumps(measure(args.seq, args.hidden, args.device, args.kind == "lean")))
         return
-    print(f"{platform.machine()}, {args.device}, torch {torch.__version__}, ", end="")
-    print(f"{args.seq} positions, vocabulary {VOCABULARY}")
+    print(f"{headline()}; {args.seq} positions, vocabulary {VOCABULARY}")
     print(f"{'loss':>6} {'peak MiB':>10} {'value':>10} {'seconds':>8}")
     result = {"seq": args.seq, "vocabulary": VOCABULARY, "device": args.device}
     for kind in ("lean", "plain"):

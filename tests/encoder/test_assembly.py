@@ -82,8 +82,25 @@ def test_tiles_and_view_of_one_size_are_told_apart(tower):
 def test_chunked_passes_change_nothing(tower, monkeypatch):
     pages = [page(rows=2, cols=3)]
     whole = embed_pages(tower, pages)[0]
-    monkeypatch.setattr(assembly, "MAX_PATCHES_PER_PASS", 1)
+    monkeypatch.setattr(assembly, "CPU_PATCHES_PER_PASS", 1)
     torch.testing.assert_close(embed_pages(tower, pages)[0], whole)
+
+
+@torch.no_grad()
+def test_a_pass_that_does_not_fit_is_halved_until_it_does(tower, monkeypatch):
+    views = page(rows=1, cols=5).tiles
+    whole = assembly.encode_views(tower, views)
+    encode, sizes = assembly._encode, []
+
+    def small_device(tower, views):
+        sizes.append(len(views))
+        if len(views) > 2:
+            raise torch.OutOfMemoryError
+        return encode(tower, views)
+
+    monkeypatch.setattr(assembly, "_encode", small_device)
+    torch.testing.assert_close(assembly.encode_views(tower, views), whole)
+    assert sizes == [5, 3, 2, 1, 2]
 
 
 def test_tiles_that_do_not_fill_the_grid_are_refused(tower):

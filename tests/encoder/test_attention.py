@@ -26,19 +26,44 @@ def by_definition(q, k, v, table_h, table_w):
     return scores.softmax(-1) @ v
 
 
-@pytest.mark.parametrize("form", [attention._additive, attention._augmented])
-def test_forms_equal_the_definition(form):
-    q, k, v, table_h, table_w = inputs()
-    rel = attention.relative_scores(q, table_h, table_w, side=5)
+@pytest.mark.parametrize("form", [attention._in_pieces, attention._augmented])
+@pytest.mark.parametrize("side, dim", [(5, 8), (3, 8)])  # wide and narrow against the head
+def test_forms_equal_the_definition(form, side, dim):
+    q, k, v, table_h, table_w = inputs(side, dim=dim)
+    rel = attention.relative_scores(q, table_h, table_w, side)
     torch.testing.assert_close(form(q, k, v, *rel), by_definition(q, k, v, table_h, table_w))
 
 
-def test_chunks_of_queries_change_nothing(monkeypatch):
+@pytest.mark.parametrize("scores", [7 * 25, 3 * 25 * 25])  # some queries, some heads
+def test_pieces_change_nothing(monkeypatch, scores):
     q, k, v, table_h, table_w = inputs()
     rel = attention.relative_scores(q, table_h, table_w, side=5)
-    whole = attention._additive(q, k, v, *rel)
-    monkeypatch.setattr(attention, "MAX_BIAS_ELEMENTS", 7 * q.shape[0] * q.shape[1] * 25)
-    torch.testing.assert_close(attention._additive(q, k, v, *rel), whole)
+    monkeypatch.setattr(attention, "SCORES_PER_THREAD", scores // torch.get_num_threads())
+    pieces = attention._in_pieces(q, k, v, *rel)
+    torch.testing.assert_close(pieces, by_definition(q, k, v, table_h, table_w))
+
+
+def test_gradients_are_those_of_the_definition():
+    inner, table_h, table_w = torch.stack(inputs()[:3]), *inputs()[3:]
+    leaf, same = (t.clone().requires_grad_() for t in (inner, inner))
+    rel = attention.relative_scores(leaf[0], table_h, table_w, side=5)
+    attention.grid_attention(*leaf, *rel).square().sum().backward()
+    by_definition(*same, table_h, table_w).square().sum().backward()
+    torch.testing.assert_close(leaf.grad, same.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", attention.BACKENDS)
+def test_backends_agree(backend):
+    device = "cpu"
+    if backend != "sdpa":
+        pytest.importorskip(backend)
+        if not torch.cuda.is_available():
+            pytest.skip(f"{backend} needs a CUDA device")
+        device = "cuda"
+    q, k, v = torch.randn(3, 2, 2, 20, 16, device=device).to(torch.bfloat16)
+    want = (q.float() @ k.float().mT / 4).softmax(-1) @ v.float()
+    got = attention.attend(q, k, v, 0.25, backend)
+    torch.testing.assert_close(got.float(), want, atol=0.03, rtol=0.03)
 
 
 def test_table_of_another_size_is_resized_linearly():

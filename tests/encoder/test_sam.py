@@ -16,15 +16,15 @@ SIZES = SamSizes(
 @pytest.mark.parametrize("side", [4, 7, 8, 10])
 def test_windows_are_undone_exactly(side):
     x = torch.randn(2, side, side, 3)
-    windows = to_windows(x, 4)
+    windows = to_windows(x, 4, fill=torch.zeros(3))
     assert windows.shape == (2 * (-(-side // 4)) ** 2, 4, 4, 3)
     assert torch.equal(from_windows(windows, 4, side), x)
 
 
-def test_window_padding_is_zero_and_in_the_last_windows():
-    windows = to_windows(torch.ones(1, 5, 5, 1), 4)
-    assert windows[0].all()
-    assert windows[3].sum() == 1  # one real patch in the bottom right window
+def test_window_padding_is_the_fill_and_in_the_last_windows():
+    windows = to_windows(torch.ones(1, 5, 5, 1), 4, fill=torch.tensor([7.0]))
+    assert (windows[0] == 1).all()
+    assert windows[3].sum() == 1 + 15 * 7  # one real patch in the bottom right window
 
 
 @pytest.mark.parametrize("size", [64, 128, 208, 320])

@@ -58,7 +58,7 @@ def _parameters(sizes: ModelSizes) -> dict[str, int]:
 
 def _row(sizes: ModelSizes, mode: str, gpu: Gpu | None, args: argparse.Namespace) -> dict[str, Any]:
     plan = plan_tiles(*args.page, MODES[mode])
-    cost = page_cost(sizes, plan, args.text_tokens)
+    cost = page_cost(sizes, plan, args.text_tokens, pages=args.pages)
     row: dict[str, Any] = {"mode": mode, "tiles": plan.num_tiles, **asdict(cost)}
     if gpu is not None:
         limit = bound(sizes, cost, gpu, args.max_num_seqs)
@@ -96,6 +96,7 @@ _COLUMNS: dict[str, tuple[str, float, str]] = {
     "prefill": ("prefill", 1e12, ".3f"),
     "decode": ("decode", 1e12, ".3f"),
     "cache_bytes": ("KV MiB", MIB, ".1f"),
+    "vision_bytes": ("vision MiB", MIB, ".1f"),
     "activation_bytes": ("active MiB", MIB, ".1f"),
     "concurrency": ("concurrency", 0, ""),
     "pages_per_second": ("pages/s <=", 1, ".1f"),
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", choices=MODES, action="append", help="default: all")
     parser.add_argument("--page", type=_size, default=(1654, 2339), help="WxH px (1654x2339, A4)")
     parser.add_argument("--text-tokens", type=positive, default=1000, help="of a page (1000)")
+    parser.add_argument("--pages", type=positive, default=1, help="encoded in one step (1)")
     parser.add_argument("--json", action="store_true", help="one JSON object, exact numbers")
     group = parser.add_argument_group("GPU")
     group.add_argument("--gpu", choices=GPUS)

@@ -22,9 +22,10 @@ from vllm_dsocr.encoder.projector import Projector
 from vllm_dsocr.encoder.sam import SamVit
 from vllm_dsocr.page.geometry import num_image_tokens, num_tiles
 
-# Patches one pass of the towers takes: 4 views of 1024 px. More are encoded in chunks, so peak
-# memory does not grow with the number of pages in a step.
+# Patches one pass of the towers takes: 4 views of 1024 px on a GPU, one on a CPU, where larger
+# batches gain nothing. More are encoded in chunks, so peak memory does not grow with the pages.
 MAX_PATCHES_PER_PASS = 4 * (1024 // PATCH_SIZE) ** 2
+CPU_PATCHES_PER_PASS = (1024 // PATCH_SIZE) ** 2
 
 
 class VisionTower(Protocol):
@@ -49,10 +50,13 @@ class PageViews(NamedTuple):
     cols: int
 
 
-def build_vision_tower(module: nn.Module, sizes: VisionSizes) -> None:
-    """Give `module` the five attributes of a VisionTower, under the checkpoint's names."""
-    module.sam_model = SamVit(sizes.sam)
-    module.vision_model = ClipVit(sizes.clip)
+def build_vision_tower(module: nn.Module, sizes: VisionSizes, backend: str = "sdpa") -> None:
+    """Give `module` the five attributes of a VisionTower, under the checkpoint's names.
+
+    backend: one of encoder.attention.BACKENDS.
+    """
+    module.sam_model = SamVit(sizes.sam, backend)
+    module.vision_model = ClipVit(sizes.clip, backend)
     module.projector = Projector(sizes.projector_input, sizes.projector_output)
     module.image_newline = nn.Parameter(torch.zeros(sizes.projector_output))
     module.view_seperator = nn.Parameter(torch.zeros(sizes.projector_output))
@@ -71,8 +75,20 @@ def normalise(views: Tensor, like: Tensor) -> Tensor:
 
 def encode_views(tower: VisionTower, views: Tensor) -> Tensor:
     """(N, 3, S, S) -> (N, q*q, D). CLIP's channels come before SAM's in the projector."""
-    step = max(1, MAX_PATCHES_PER_PASS // (views.shape[-1] // PATCH_SIZE) ** 2)
-    return torch.cat([_encode(tower, chunk) for chunk in views.split(step)])
+    on_cpu = tower.image_newline.device.type == "cpu"
+    patches = CPU_PATCHES_PER_PASS if on_cpu else MAX_PATCHES_PER_PASS
+    step = max(1, patches // (views.shape[-1] // PATCH_SIZE) ** 2)
+    return torch.cat([_encode_or_halve(tower, chunk) for chunk in views.split(step)])
+
+
+def _encode_or_halve(tower: VisionTower, views: Tensor) -> Tensor:
+    try:
+        return _encode(tower, views)
+    except torch.OutOfMemoryError:
+        if len(views) == 1:
+            raise
+    halves = views.split((len(views) + 1) // 2)
+    return torch.cat([_encode_or_halve(tower, half) for half in halves])
 
 
 def _encode(tower: VisionTower, views: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ checkpoint's, misspellings included. Knows nothing of pages or tiles.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vllm_dsocr.config import ClipSizes
+from vllm_dsocr.encoder.attention import attend
 from vllm_dsocr.encoder.positions import resize_grid
 
 LAYER_NORM_EPS = 1e-5
@@ -45,16 +45,16 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, sizes: ClipSizes) -> None:
+    def __init__(self, sizes: ClipSizes, backend: str) -> None:
         super().__init__()
-        self.heads = sizes.heads
+        self.heads, self.backend = sizes.heads, backend
         self.qkv_proj = nn.Linear(sizes.width, 3 * sizes.width)
         self.out_proj = nn.Linear(sizes.width, sizes.width)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv_proj(x).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, tokens, d)
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = attend(q, k, v, None, self.backend)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -70,10 +70,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, sizes: ClipSizes) -> None:
+    def __init__(self, sizes: ClipSizes, backend: str) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(sizes.width, eps=LAYER_NORM_EPS)
-        self.self_attn = Attention(sizes)
+        self.self_attn = Attention(sizes, backend)
         self.layer_norm2 = nn.LayerNorm(sizes.width, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(sizes.width)
 
@@ -83,9 +83,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, sizes: ClipSizes) -> None:
+    def __init__(self, sizes: ClipSizes, backend: str) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Block(sizes) for _ in range(sizes.layers))
+        self.layers = nn.ModuleList(Block(sizes, backend) for _ in range(sizes.layers))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -96,11 +96,11 @@ class Transformer(nn.Module):
 class ClipVit(nn.Module):
     """The whole tower."""
 
-    def __init__(self, sizes: ClipSizes) -> None:
+    def __init__(self, sizes: ClipSizes, backend: str = "sdpa") -> None:
         super().__init__()
         self.embeddings = Embeddings(sizes)
         self.pre_layrnorm = nn.LayerNorm(sizes.width, eps=LAYER_NORM_EPS)
-        self.transformer = Transformer(sizes)
+        self.transformer = Transformer(sizes, backend)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.transformer(self.pre_layrnorm(self.embeddings(features)))

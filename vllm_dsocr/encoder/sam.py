@@ -27,27 +27,38 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, kernel_size=PATCH_SIZE, stride=PATCH_SIZE)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.proj(pixels).permute(0, 2, 3, 1)
+        return self.proj(pixels).permute(0, 2, 3, 1).contiguous()  # all blocks keep the layout
 
 
 class Attention(nn.Module):
-    """Multi-head attention over a square grid (N, side, side, width)."""
+    """Multi-head attention over (N, side, side, width), in windows or (window 0) over all of it."""
 
-    def __init__(self, width: int, heads: int, side: int) -> None:
+    def __init__(self, sizes: SamSizes, window: int, backend: str) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, width // heads))
-        self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, width // heads))
+        self.heads, self.window, self.backend = sizes.heads, window, backend
+        side = window or sizes.pos_size // PATCH_SIZE
+        self.qkv = nn.Linear(sizes.width, 3 * sizes.width)
+        self.proj = nn.Linear(sizes.width, sizes.width)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, sizes.width // sizes.heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, sizes.width // sizes.heads))
 
     def forward(self, x: Tensor) -> Tensor:
-        side = x.shape[1]
-        qkv = self.qkv(x).flatten(1, 2).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, side*side, d)
+        # Cut after the projection, so that padding costs no product: what the projection makes
+        # of a zero is its bias.
+        qkv = self.qkv(x)
+        if self.window:
+            qkv = to_windows(qkv, self.window, fill=self.qkv.bias)
+        out = self._attend(qkv)
+        return self.proj(from_windows(out, self.window, x.shape[1]) if self.window else out)
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """(G, side, side, 3*width) -> (G, side, side, width)."""
+        side = qkv.shape[1]
+        heads = qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1))
+        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each (G, heads, side*side, d)
         rel_h, rel_w = relative_scores(q, self.rel_pos_h, self.rel_pos_w, side)
-        out = grid_attention(q, k, v, rel_h, rel_w)
-        return self.proj(out.transpose(1, 2).flatten(2)).unflatten(1, (side, side))
+        out = grid_attention(q, k, v, rel_h, rel_w, self.backend)
+        return out.transpose(1, 2).flatten(2).unflatten(1, (side, side))
 
 
 class Mlp(nn.Module):
@@ -63,34 +74,34 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block; window 0 attends over the whole grid."""
 
-    def __init__(self, sizes: SamSizes, window: int) -> None:
+    def __init__(self, sizes: SamSizes, window: int, backend: str) -> None:
         super().__init__()
-        self.window = window
         self.norm1 = nn.LayerNorm(sizes.width, eps=LAYER_NORM_EPS)
-        self.attn = Attention(sizes.width, sizes.heads, window or sizes.pos_size // PATCH_SIZE)
+        self.attn = Attention(sizes, window, backend)
         self.norm2 = nn.LayerNorm(sizes.width, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(sizes.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._attend(self.norm1(x))
+        x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
-    def _attend(self, x: Tensor) -> Tensor:
-        if not self.window:
-            return self.attn(x)
-        windows = to_windows(x, self.window)
-        return from_windows(self.attn(windows), self.window, x.shape[1])
 
+def to_windows(x: Tensor, window: int, fill: Tensor) -> Tensor:
+    """(N, side, side, D) -> (N*n*n, window, window, D), padded with `fill` (D,) right and below.
 
-def to_windows(x: Tensor, window: int) -> Tensor:
-    """(N, side, side, D) -> (N*n*n, window, window, D), zero padded on the right and bottom.
-
-    The padding is not masked: padded keys take part with the projection's bias, as in training.
+    The padding is not masked: padded keys take part in the attention, as in training.
     """
     pad = -x.shape[1] % window
-    x = F.pad(x, (0, 0, 0, pad, 0, pad)) if pad else x
+    x = _pad(x, pad, fill) if pad else x
     x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
     return x.transpose(2, 3).flatten(0, 2)
+
+
+def _pad(x: Tensor, pad: int, fill: Tensor) -> Tensor:
+    count, side, _, width = x.shape
+    padded = fill.expand(count, side + pad, side + pad, width).clone()
+    padded[:, :side, :side] = x
+    return padded
 
 
 def from_windows(windows: Tensor, window: int, side: int) -> Tensor:
@@ -118,14 +129,14 @@ class LayerNorm2d(nn.Module):
 class SamVit(nn.Module):
     """The whole tower; square views of any side that is a multiple of 16 px."""
 
-    def __init__(self, sizes: SamSizes) -> None:
+    def __init__(self, sizes: SamSizes, backend: str = "sdpa") -> None:
         super().__init__()
         side = sizes.pos_size // PATCH_SIZE
         neck, (mid, out) = sizes.neck_channels, sizes.downsample_channels
         self.patch_embed = PatchEmbed(sizes.width)
         self.pos_embed = nn.Parameter(torch.zeros(1, side, side, sizes.width))
         self.blocks = nn.ModuleList(
-            Block(sizes, 0 if i in sizes.global_attn_indexes else sizes.window_size)
+            Block(sizes, 0 if i in sizes.global_attn_indexes else sizes.window_size, backend)
             for i in range(sizes.layers)
         )
         self.neck = nn.Sequential(

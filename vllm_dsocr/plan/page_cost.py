@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_dsocr.config import PATCH_SIZE
 from vllm_dsocr.page.geometry import TilePlan
 from vllm_dsocr.plan import decoder_cost
 from vllm_dsocr.plan.sizes import ModelSizes
-from vllm_dsocr.plan.vision_cost import MLP_RATIO, view_flops, vision_parameters
+from vllm_dsocr.plan.vision_cost import view_flops, vision_parameters
+from vllm_dsocr.plan.vision_memory import vision_peak
 
 PROMPT_TOKENS = 12  # BOS and the words of the usual prompts
-# Patches the encoder takes in one pass: 4 views of 1024 px.
-PATCHES_PER_PASS = 4 * (1024 // PATCH_SIZE) ** 2
 
 
 @dataclass(frozen=True, slots=True)
 class PageCost:
     """vision, prefill, decode: FLOPs.  cache_bytes: of the KV cache when the text is complete.
 
-    activation_bytes: an estimate of the largest tensors alive at one time, of encoder or prefill.
+    vision_bytes: of the encoder's tensors at their peak, for all pages it takes in one step.
+    activation_bytes: the same, or an estimate of the prefill's where that is more.
     """
 
     image_tokens: int
@@ -28,6 +27,7 @@ class PageCost:
     prefill: int
     decode: int
     cache_bytes: int
+    vision_bytes: int
     activation_bytes: int
 
     @property
@@ -41,9 +41,12 @@ class PageCost:
         return self.image_tokens + PROMPT_TOKENS + self.text_tokens
 
 
-def page_cost(sizes: ModelSizes, plan: TilePlan, text_tokens: int, width: int = 2) -> PageCost:
-    """What one page takes; `width` bytes per number (2: bf16)."""
+def page_cost(
+    sizes: ModelSizes, plan: TilePlan, text_tokens: int, width: int = 2, pages: int = 1
+) -> PageCost:
+    """What one page takes; `width` bytes per number (2: bf16), `pages` encoded in one step."""
     decoder, prompt = sizes.decoder, plan.num_image_tokens + PROMPT_TOKENS
+    vision_bytes = vision_peak(sizes.vision, plan, pages, width=width)
     return PageCost(
         image_tokens=plan.num_image_tokens,
         text_tokens=text_tokens,
@@ -51,7 +54,8 @@ def page_cost(sizes: ModelSizes, plan: TilePlan, text_tokens: int, width: int = 
         prefill=decoder_cost.forward_flops(decoder, prompt),
         decode=_decode_flops(sizes, prompt, text_tokens),
         cache_bytes=width * (prompt + text_tokens) * decoder_cost.cache_numbers(decoder),
-        activation_bytes=width * max(_encoder_peak(sizes, plan), _prefill_peak(sizes, prompt)),
+        vision_bytes=vision_bytes,
+        activation_bytes=max(vision_bytes, width * _prefill_peak(sizes, prompt)),
     )
 
 
@@ -69,14 +73,6 @@ def _decode_flops(sizes: ModelSizes, prompt: int, text_tokens: int) -> int:
     # The first token comes from the prefill; cost is linear in the past, so its mean will do.
     steps = max(0, text_tokens - 1)
     return steps * decoder_cost.forward_flops(sizes.decoder, 1, prompt + text_tokens // 2)
-
-
-def _encoder_peak(sizes: ModelSizes, plan: TilePlan) -> int:
-    # In the feed-forward of SAM: the residual, its norm, the hidden layer before and after GELU.
-    resolution = plan.resolution
-    views = [(resolution.base_size, 1), (resolution.image_size, plan.num_tiles)]
-    patches = max((side // PATCH_SIZE) ** 2 * count for side, count in views)
-    return min(patches, PATCHES_PER_PASS) * sizes.vision.sam.width * (2 + 2 * MLP_RATIO)
 
 
 def _prefill_peak(sizes: ModelSizes, prompt: int) -> int:

@@ -1,7 +1,8 @@
 """Sizes of the vision part and the side of a view -> FLOPs and parameters.
 
 FLOPs are those of matrix products and convolutions, two per multiplication and addition, as torch
-counts them. Knows nothing of pages or of the decoder.
+counts them; relative positions count as what they are, also where a kernel takes them as further
+channels. Knows nothing of pages or of the decoder.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ def sam_flops(sizes: SamSizes, side: int) -> int:
 def _sam_block_flops(sizes: SamSizes, grid: int, window: int) -> int:
     width, window = sizes.width, window or grid
     num_windows = ceil(grid / window) ** 2
-    tokens = num_windows * window**2  # windows at the edge are padded
+    tokens = num_windows * window**2  # windows at the edge are padded, once projected
     attention = num_windows * _attention_flops(window**2, width)
     relative = 4 * tokens * window * width
-    return 8 * tokens * width**2 + attention + relative + _mlp_flops(grid**2, width)
+    maps = 8 * grid**2 * width**2 + _mlp_flops(grid**2, width)
+    return maps + attention + relative
 
 
 def _neck_flops(sizes: SamSizes, grid: int) -> int:

@@ -10,6 +10,7 @@ brings tensor and pipeline parallelism, LoRA and its kernels. Knows nothing of f
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -74,7 +75,8 @@ class DeepseekOCRForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, Supports
         super().__init__()
         self.config = vllm_config.model_config.hf_config
         with self._mark_tower_model(vllm_config, "image"):
-            build_vision_tower(self, vision_sizes(vllm_config.model_config))
+            sizes = vision_sizes(vllm_config.model_config)
+            build_vision_tower(self, sizes, vision_backend(vllm_config.model_config))
         with self._mark_language_model(vllm_config):
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config,
@@ -139,6 +141,21 @@ def vision_sizes(model_config: ModelConfig) -> VisionSizes:
         _stated(config.vision_config, stated.get("vision_config", {})),
         _stated(config.projector_config, stated.get("projector_config", {})),
     )
+
+
+def vision_backend(model_config: ModelConfig) -> str:
+    """The encoder's attention for `--mm-encoder-attn-backend`: SDPA unless FLASH_ATTN is named.
+
+    Raises ValueError when flash-attn is named and not installed.
+    """
+    named = model_config.multimodal_config.mm_encoder_attn_backend
+    if named is None or named.name != "FLASH_ATTN":
+        return "sdpa"
+    if find_spec("flash_attn") is None:
+        raise ValueError(
+            "--mm-encoder-attn-backend FLASH_ATTN needs flash-attn: pip install vllm-dsocr[flash]"
+        )
+    return "flash_attn"
 
 
 def _stated(section: PretrainedConfig, in_file: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""The documented peak of the vision tower against what its tensors take on this CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.live_bytes import LiveBytes
+from vllm_dsocr.config import MODES, ClipSizes, Resolution, SamSizes, VisionSizes
+from vllm_dsocr.encoder import assembly, attention, sam
+from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages
+from vllm_dsocr.page.geometry import plan_tiles
+from vllm_dsocr.plan import vision_memory
+from vllm_dsocr.plan.vision_memory import vision_peak
+
+# The published widths, which decide the peak, and one block of each kind.
+SIZES = VisionSizes(SamSizes(layers=2, global_attn_indexes=(1,)), ClipSizes(layers=1))
+THREADS = 1
+TIGHT = 0.8  # of the bound are at least in use
+PAGES = [
+    (Resolution(256, 256, crop_mode=False), 1),
+    (Resolution(512, 512, crop_mode=False), 2),
+    (Resolution(512, 320, crop_mode=True), 1),
+    (Resolution(320, 320, crop_mode=True), 2),
+]
+
+
+@pytest.fixture(scope="module")
+def tower():
+    module = nn.Module()
+    build_vision_tower(module, SIZES)
+    return module.to(torch.bfloat16)
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
+def a_page(resolution):
+    """A page of three tiles in one row where there are tiles, and its plan."""
+    plan = plan_tiles(3 * resolution.image_size, resolution.image_size, resolution)
+    base, side = resolution.base_size, resolution.image_size
+    views = [torch.zeros(3, base, base, dtype=torch.uint8)]
+    views.append(torch.zeros(plan.num_tiles, 3, side, side, dtype=torch.uint8))
+    return plan, PageViews(*views, plan.rows, plan.cols)
+
+
+@torch.inference_mode()
+def measured(tower, page, pages):
+    with LiveBytes() as live:
+        embed_pages(tower, [page] * pages)
+    return live.peak
+
+
+@pytest.mark.parametrize(("resolution", "pages"), PAGES)
+def test_a_cpu_stays_within_the_bound_and_near_it(tower, one_thread, resolution, pages):
+    plan, page = a_page(resolution)
+    bound = vision_peak(SIZES, plan, pages, threads=THREADS)
+    assert TIGHT * bound <= measured(tower, page, pages) <= bound
+
+
+@pytest.mark.parametrize(("resolution", "pages"), PAGES)
+def test_the_form_for_gpus_does_too(tower, monkeypatch, resolution, pages):
+    monkeypatch.setattr(sam, "grid_attention", attention._augmented)
+    plan, page = a_page(resolution)
+    bound = vision_peak(SIZES, plan, pages)
+    assert TIGHT * bound <= measured(tower, page, pages) <= bound
+
+
+def test_passes_and_pieces_are_the_encoders():
+    assert vision_memory.PATCHES_PER_PASS == assembly.MAX_PATCHES_PER_PASS
+    assert vision_memory.CPU_PATCHES_PER_PASS == assembly.CPU_PATCHES_PER_PASS
+    assert vision_memory.SCORES_PER_THREAD == attention.SCORES_PER_THREAD
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_more_pages_add_no_more_than_their_pixels_and_embeddings(mode):
+    plan = plan_tiles(1654, 2339, MODES[mode])
+    sides = [plan.resolution.base_size] + plan.num_tiles * [plan.resolution.image_size]
+    own = sum(3 * side**2 for side in sides) + 3 * 2 * 1280 * plan.num_image_tokens
+    full, fuller = (vision_peak(VisionSizes(), plan, pages) for pages in (100, 101))
+    assert fuller - full == own
