@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from vllm_dsocr.config import GROUNDING_TOKEN, IMAGE_TOKEN, REF_CLOSE, REF_OPEN
+from vllm_dsocr.config import BOS_TOKEN, GROUNDING_TOKEN, IMAGE_TOKEN, REF_CLOSE, REF_OPEN
 
 # The prompts the model was trained on, by what they are for.
 TASKS: dict[str, str] = {
@@ -40,9 +40,17 @@ def task_prompt(task: str, text: str = "") -> str:
 def prompt_ids(prompt: str, encode: Callable[[str], list[int]], bos_token_id: int) -> list[int]:
     """Ids of a prompt as the model saw prompts in training: stripped, one BOS in front.
 
-    encode: text -> ids, special tokens in the text included; whether it adds BOS does not matter.
+    encode: text -> ids, special tokens in the text included; whether it adds BOS does not matter,
+    nor does it whether a chat template or a client has put one in front, or both of them.
     """
-    return with_bos(encode(prompt.strip()), bos_token_id)
+    return with_bos(encode(_without_bos(prompt)), bos_token_id)
+
+
+def _without_bos(text: str) -> str:
+    text = text.strip()
+    while text.startswith(BOS_TOKEN):
+        text = text.removeprefix(BOS_TOKEN).strip()
+    return text
 
 
 def with_bos(ids: Sequence[int], bos_token_id: int) -> list[int]:

@@ -20,7 +20,6 @@ from vllm.renderers.hf import HfRenderer
 from vllm.renderers.inputs import TokPrompt
 from vllm.renderers.params import TokenizeParams
 
-from vllm_dsocr.config import BOS_TOKEN
 from vllm_dsocr.page.prompt import expand_placeholders, prompt_ids
 from vllm_dsocr.page.source import PageError
 
@@ -45,7 +44,7 @@ class DeepseekOCRRenderer(HfRenderer):
         def encode(text: str) -> list[int]:
             return tokenize({**prompt, "prompt": text}, params)["prompt_token_ids"]
 
-        ids = prompt_ids(_without_bos(prompt["prompt"]), encode, self.get_bos_token_id())
+        ids = prompt_ids(prompt["prompt"], encode, self.get_bos_token_id())
         return self._build_tokens_prompt(ids, prompt)
 
     def process_for_engine(self, prompt: TokPrompt, *args: Any, **kwargs: Any) -> EngineInput:
@@ -68,14 +67,6 @@ class DeepseekOCRRenderer(HfRenderer):
         info = self.mm_processor.info
         info.page_options.override(prompt.get("mm_processor_kwargs") or {})
         expand_placeholders(prompt.get("prompt_token_ids", ()), info.image_token_id, counts=())
-
-
-def _without_bos(text: str) -> str:
-    """Chat templates and clients may have put BOS in front already, even both of them."""
-    text = text.strip()
-    while text.startswith(BOS_TOKEN):
-        text = text.removeprefix(BOS_TOKEN).strip()
-    return text
 
 
 @contextmanager
