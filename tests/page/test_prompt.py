@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_dsocr.config import IMAGE_TOKEN
-from vllm_dsocr.config import BOS_TOKEN
+from vllm_dsocr.config import BOS_TOKEN, IMAGE_TOKEN
 from vllm_dsocr.page.prompt import (
     TASKS,
     PromptError,
@@ -48,7 +47,8 @@ def test_bad_tasks_are_named(task: str, text: str, message: str) -> None:
 
 @pytest.mark.parametrize("before", ["", "  ", BOS_TOKEN, f" {BOS_TOKEN}{BOS_TOKEN} "])
 def test_prompt_is_stripped_behind_one_bos(before: str) -> None:
-    assert prompt_ids(f"{before}ab\n", lambda text: [ord(char) for char in text], BOS) == [BOS, 97, 98]
+    ids = prompt_ids(f"{before}ab\n", lambda text: [ord(char) for char in text], BOS)
+    assert ids == [BOS, 97, 98]
 
 
 @pytest.mark.parametrize("ids", [[5, 6], [BOS, 5, 6]])
