@@ -16,7 +16,7 @@ from vllm_dsocr.metrics import edit_distance  # noqa: E402
 
 READER = Path(__file__).parents[2] / "examples" / "reader"
 NUM_PAGES = 6
-SLACK = 2.0  # few pages, printed through JPEG; the recorded rate is that of many clean ones
+MAX_CER = 0.03
 
 
 def test_a_printed_pdf_becomes_its_text(tmp_path: Path) -> None:
@@ -29,5 +29,4 @@ def test_a_printed_pdf_becomes_its_text(tmp_path: Path) -> None:
     texts = [page["text"] for page in document["pages"]]
     assert [page["status"] for page in document["pages"]] == ["ok"] * NUM_PAGES
     edits = sum(edit_distance(text, page.text) for text, page in zip(texts, pages, strict=True))
-    recorded = json.loads((READER / "evaluation.json").read_text("utf-8"))["cer"]
-    assert edits <= SLACK * recorded * sum(len(page.text) for page in pages)
+    assert edits <= MAX_CER * sum(len(page.text) for page in pages)

@@ -49,7 +49,10 @@ class Attention(nn.Module):
         if self.window:
             qkv = to_windows(qkv, self.window, fill=self.qkv.bias)
         out = self._attend(qkv)
-        return self.proj(from_windows(out, self.window, x.shape[1]) if self.window else out)
+        if self.window:
+            # Packed: from rows with gaps torch would make one product per row of the grid.
+            out = from_windows(out, self.window, x.shape[1]).contiguous()
+        return self.proj(out)
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """(G, side, side, 3*width) -> (G, side, side, width)."""
