@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from vllm_dsocr.config import ARCHITECTURE
+from vllm_dsocr.plan.sizes import DecoderSizes
 from vllm_dsocr.plugin.compat import VLLM_REQUIREMENT, range_problem
 from vllm_dsocr.plugin.doctor import ENVIRONMENT_CHECKS, MODEL_CHECKS, main
-from vllm_dsocr.plugin.facts import Environment, Served
+from vllm_dsocr.plugin.facts import Environment, Served, untuned_moe
 
 SOUND = Environment(
     python="3.11.7",
@@ -27,7 +28,9 @@ SOUND = Environment(
     has_vllm_metadata=True,
     plugin="dsocr",
     allowed_plugins=None,
+    untuned_moe=None,
 )
+UNTUNED = "E=64,N=896,device_name=NVIDIA_L4.json"
 GOOD = Served(
     architectures=(ARCHITECTURE,),
     model_class="vllm_dsocr.plugin.model:DeepseekOCRForCausalLM",
@@ -66,6 +69,7 @@ def test_nothing_is_wrong(facts: Environment | Served) -> None:
         (replace(SOUND, plugin=None), "its own DeepSeek-OCR", True),
         (replace(SOUND, allowed_plugins=("lora",)), "VLLM_PLUGINS=lora leaves out dsocr", True),
         (replace(SOUND, torch_cuda=None), "without CUDA", False),
+        (replace(SOUND, untuned_moe=UNTUNED), UNTUNED, False),
         (replace(GOOD, architectures=("LlamaForCausalLM",)), "changes nothing", False),
         (replace(GOOD, model_class="vllm.models:DeepseekOCR"), "not to this package", True),
         (replace(GOOD, processor_error="not a subclass"), "not a subclass", True),
@@ -104,6 +108,17 @@ def test_the_tested_range(version: str, tested: bool) -> None:
     problem = range_problem(version)
     assert (problem is None) == tested
     assert tested or (version in problem and VLLM_REQUIREMENT in problem)
+
+
+def test_tuned_moe_kernels_are_what_vllm_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused_moe = pytest.importorskip("vllm.model_executor.layers.fused_moe.fused_moe")
+    monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(tmp_path))
+    published, narrow = DecoderSizes(), DecoderSizes(moe_intermediate_size=32)
+    assert untuned_moe(published).startswith("E=64,N=896,device_name=")
+    (tmp_path / fused_moe.get_config_file_name(64, 32, None)).write_text("{}")
+    assert untuned_moe(narrow) is None
 
 
 def test_options_before_the_model_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,17 @@ def torch_fits_the_machine(facts: Environment) -> Problems:
         )
 
 
+def moe_is_tuned(facts: Environment) -> Problems:
+    if facts.untuned_moe:
+        yield Problem(
+            f"vLLM has no tuned MoE kernels for this GPU ({facts.untuned_moe}), so its Triton "
+            "kernel runs the experts with default block sizes; make the file with vLLM's "
+            "benchmarks/kernels/benchmark_moe.py --tune --save-dir DIR and serve with "
+            "VLLM_TUNED_CONFIG_FOLDER=DIR (docs/performance.md).",
+            fatal=False,
+        )
+
+
 def model_is_ours(facts: Served) -> Problems:
     if ARCHITECTURE not in facts.architectures:
         yield Problem(
@@ -122,6 +133,7 @@ ENVIRONMENT_CHECKS: tuple[Callable[[Environment], Problems], ...] = (
     vllm_knows_its_version,
     plugin_is_loaded,
     torch_fits_the_machine,
+    moe_is_tuned,
 )
 MODEL_CHECKS: tuple[Callable[[Served], Problems], ...] = (
     model_is_ours,

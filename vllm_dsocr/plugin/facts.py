@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_dsocr.config import mode_name
+from vllm_dsocr.plan.sizes import DecoderSizes
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -38,6 +39,7 @@ class Environment:
     has_vllm_metadata: bool  # a distribution named vllm, which `vllm serve` asks for its version
     plugin: str | None  # name of our entry point
     allowed_plugins: tuple[str, ...] | None  # VLLM_PLUGINS; None allows all
+    untuned_moe: str | None  # file of tuned MoE kernels that vLLM lacks for the GPU here
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ def environment() -> Environment:
         has_vllm_metadata=_has_distribution("vllm"),
         plugin=next((point.name for point in ours), None),
         allowed_plugins=None if allowed is None else tuple(allowed.split(",")),
+        untuned_moe=_untuned_here() if vllm else None,
     )
 
 
@@ -99,6 +102,29 @@ def _has_distribution(name: str) -> bool:
 
 def _is_ours(entry_point: str) -> bool:
     return entry_point.split(":")[0] == "vllm_dsocr"
+
+
+def _untuned_here() -> str | None:
+    """For the published model; None also without a GPU, and where vLLM cannot say."""
+    try:
+        from vllm.platforms import current_platform
+
+        return untuned_moe(DecoderSizes()) if current_platform.is_cuda_alike() else None
+    except Exception:  # whatever a broken build throws; other checks name what is broken
+        return None
+
+
+def untuned_moe(sizes: DecoderSizes) -> str | None:
+    """Name of the file vLLM looks for on this device for these experts, in bf16 on one GPU.
+
+    None where it finds one: among its own, or in VLLM_TUNED_CONFIG_FOLDER.
+    """
+    from vllm.model_executor.layers.fused_moe.fused_moe import get_config_file_name, get_moe_configs
+
+    experts, width = sizes.n_routed_experts, sizes.moe_intermediate_size
+    if get_moe_configs(experts, width, None) is not None:
+        return None
+    return get_config_file_name(experts, width, None)
 
 
 def served(model: str, flags: Sequence[str]) -> Served:
