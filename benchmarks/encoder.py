@@ -5,8 +5,8 @@
 A page is six tiles of 640 px and a global view of 1024 px, already decoded and cut; weights are
 random, the same in both, and the embeddings are compared. Ours starts from uint8, vLLM's from the
 normalised bf16 that its API server sends. Each runs in a process of its own, in turns. Memory is
-the peak of the resident set above that before the call, after a first call. Prints a table and, as
-the last line, one JSON object.
+the most that tensors made by one call hold at a time. Prints a table and, as the last line, one
+JSON object.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import forget_peak, headline, machine, resident
+from benchmarks.live_bytes import LiveBytes
+from benchmarks.machine import headline, machine
 from benchmarks.peer import SIDES, Side, answer_questions, peer_model
 from vllm_dsocr.config import VisionSizes
 from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages, normalise
@@ -125,21 +126,23 @@ def _their_towers(ours: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def answerer(side: str) -> Callable[..., dict[str, Any]]:
-    """Answers {"pages": N, "save": FILE or nothing}: seconds and MiB of one call."""
+    """Answers {"pages_": N}: seconds of one call; with "save": FILE, MiB and the embeddings."""
     encode = our_encoder() if side == "ours" else their_encoder()
     given: dict[int, list[PageViews]] = {}
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode, whose tensors LiveBytes does not see
     def answer(pages_: int, save: str | None = None) -> dict[str, Any]:
         views = given.get(pages_) or given.setdefault(pages_, prepared(pages_, side))
-        before = resident("VmRSS")
-        forget_peak()
-        start = time.perf_counter()
-        embeddings = encode(views)
-        seconds = time.perf_counter() - start
         if save:
-            torch.save(embeddings, save)
-        return {"seconds": seconds, "mib": (resident("VmHWM") - before) / 2**20}
+            return first_call(views, save)
+        start = time.perf_counter()
+        encode(views)
+        return {"seconds": time.perf_counter() - start}
+
+    def first_call(views: list[PageViews], save: str) -> dict[str, Any]:
+        with LiveBytes() as live:
+            torch.save(encode(views), save)
+        return {"mib": live.peak / 2**20}
 
     return answer
 
@@ -160,26 +163,23 @@ def matrix_peak(rounds: int = 5) -> float:
     return 2 * MATRIX**3 / min(seconds)
 
 
-def compare(sides: list[Side], count: int) -> float:
-    """Relative rms between both embeddings of the first page; it warms both up as well."""
+def compare(sides: list[Side], count: int) -> tuple[float, dict[str, float]]:
+    """Relative rms between both embeddings of the first page, and each side's MiB; warms up."""
     with tempfile.TemporaryDirectory() as folder:
-        files = [str(Path(folder, side.name)) for side in sides]
-        for side, file in zip(sides, files, strict=True):
-            side.ask(pages_=count, save=file)
-        ours, theirs = (torch.load(file, weights_only=True)[0].float() for file in files)
-    return float((ours - theirs).norm() / theirs.norm())
+        files = {side.name: str(Path(folder, side.name)) for side in sides}
+        memory = {side.name: side.ask(pages_=count, save=files[side.name])["mib"] for side in sides}
+        first = {name: torch.load(file, weights_only=True)[0] for name, file in files.items()}
+    ours, theirs = first["ours"].float(), first["peer"].float()
+    return float((ours - theirs).norm() / theirs.norm()), memory
 
 
-def measure(sides: list[Side], count: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds and MiB of each side, in turns."""
-    answers: dict[str, list[dict[str, float]]] = {side.name: [] for side in sides}
+def measure(sides: list[Side], count: int, rounds: int) -> dict[str, float]:
+    """Median seconds of each side, in turns."""
+    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
     for number in range(rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
-            answers[side.name].append(side.ask(pages_=count))
-    return {
-        name: {key: median(one[key] for one in every) for key in every[0]}
-        for name, every in answers.items()
-    }
+            seconds[side.name].append(side.ask(pages_=count)["seconds"])
+    return {name: median(every) for name, every in seconds.items()}
 
 
 def main() -> None:
@@ -196,27 +196,33 @@ def main() -> None:
     flops = view_flops(VisionSizes(), VIEW) + ROWS * COLS * view_flops(VisionSizes(), TILE)
     with ExitStack() as stack:
         sides = [stack.enter_context(Side("benchmarks.encoder", name)) for name in SIDES]
-        result["difference"] = compare(sides, 1)
-        if not result["difference"] < ALIKE:
-            raise SystemExit(f"the two encoders differ by {result['difference']:.3f} relative rms")
         print("".join(f"{name:>10}" for name in COLUMNS))
         for count in args.pages:
-            cost = measure(sides, count, args.rounds)
-            result |= figures(cost, "" if count == 1 else f"_{count}", count * flops)
-    result["flops_fraction"] = result.pop("gflops") / result["peak_gflops"]
+            difference, memory = compare(sides, count)
+            if not difference < ALIKE:
+                raise SystemExit(f"the two encoders differ by {difference:.3f} relative rms")
+            seconds = measure(sides, count, args.rounds)
+            suffix = "" if count == 1 else f"_{count}"
+            result |= figures(seconds, memory, suffix) | {f"difference{suffix}": difference}
+    rate = flops / result["ours_seconds"] / 1e9
+    result["flops_fraction"] = rate / result["peak_gflops"]
     print(f"{result['flops_fraction']:.2f} of the matrix peak, {result['peak_gflops']:.0f} GFLOP/s")
     print(json.dumps(result))
 
 
-def figures(cost: dict[str, dict[str, float]], suffix: str, flops: int) -> dict[str, float]:
+def figures(seconds: dict[str, float], memory: dict[str, float], suffix: str) -> dict[str, float]:
     """Ratios and absolutes under their JSON names; prints a row of the table."""
-    ours, peer = cost["ours"], cost["peer"]
-    ratio, memory = ours["seconds"] / peer["seconds"], ours["mib"] / peer["mib"]
-    row = (peer["seconds"], ours["seconds"], ratio, peer["mib"], ours["mib"], memory)
-    print(f"{suffix[1:] or 1:>10}" + "".join(f"{value:>10.2f}" for value in row), flush=True)
-    named = {f"{name}_{key}{suffix}": v for name, one in cost.items() for key, v in one.items()}
-    rates = {} if suffix else {"gflops": flops / ours["seconds"] / 1e9}
-    return {**named, **rates, f"time_ratio{suffix}": ratio, f"memory_ratio{suffix}": memory}
+    time_ratio = seconds["ours"] / seconds["peer"]
+    memory_ratio = memory["ours"] / memory["peer"]
+    row = (seconds["peer"], seconds["ours"], time_ratio, memory["peer"], memory["ours"])
+    cells = "".join(f"{value:>10.2f}" for value in (*row, memory_ratio))
+    print(f"{suffix[1:] or 1:>10}{cells}", flush=True)
+    return {
+        **{f"{name}_seconds{suffix}": value for name, value in seconds.items()},
+        **{f"{name}_mib{suffix}": value for name, value in memory.items()},
+        f"time_ratio{suffix}": time_ratio,
+        f"memory_ratio{suffix}": memory_ratio,
+    }
 
 
 if __name__ == "__main__":
