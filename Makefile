@@ -8,10 +8,10 @@ PORT ?= 8000
 REQUESTS ?= 1000
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPAT ?= 0.31.0 0.32.0
-BENCHMARKS := guard loss_memory
+BENCHMARKS := preprocess encoder prefill guard serving batch loss_memory
 LOCKS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
 
-.PHONY: help setup demo serve test test-slow lint parity soak bench finetune-reader compat vllm-api clean
+.PHONY: help setup demo serve test test-slow lint parity soak bench bench-gpu finetune-reader compat vllm-api clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,7 +50,7 @@ soak: setup  ## REQUESTS=N good and hostile requests against one server
 test-slow: setup  ## what `make test` leaves out
 	$(BIN)/python -m pytest -m slow
 
-bench: setup  ## every benchmark; each ends with one line of JSON
+bench: setup  ## every benchmark of speed and memory; each ends with one line of JSON
 	@for f in $(BENCHMARKS); do echo "== $$f"; $(BIN)/python -m benchmarks.$$f || exit 1; done
 
 compat: setup  ## the vLLM host's tests on the oldest and newest supported CPU builds
@@ -60,6 +60,9 @@ compat: setup  ## the vLLM host's tests on the oldest and newest supported CPU b
 
 vllm-api: setup  ## WHEEL=FILE: are the vLLM names used here in that release, with fitting signatures?
 	$(BIN)/python tools/check_vllm_api.py $(WHEEL)
+
+bench-gpu: setup  ## what only a GPU can show: encoder, guard, pixels, loss
+	$(BIN)/python -m benchmarks.gpu --report benchmarks/results/gpu.md
 
 finetune-reader: setup  ## tune the bundled reader to another font, in full and by LoRA
 	$(BIN)/python -m benchmarks.finetune_reader

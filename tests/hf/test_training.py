@@ -2,7 +2,10 @@
 
 import copy
 import json
-import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -18,9 +21,15 @@ from vllm_dsocr.hf import DeepseekOCRForCausalLM
 from vllm_dsocr.hf.data import PageCollator, PageDataset, read_samples
 from vllm_dsocr.hf.lora import LORA_PARTS, load_with_adapter
 from vllm_dsocr.hf.train_settings import SettingsError, settings_from
-from vllm_dsocr.hf.training import checkpoint_towers, freeze, part_of, read_pages
+from vllm_dsocr.hf.training import (
+    LengthGroups,
+    checkpoint_towers,
+    freeze,
+    part_of,
+    read_pages,
+)
 
-TEXTS = ("first page", "another", "the third of them", "4")
+TEXTS = ("first page", "another", "the third of them", "4", "and the last, the longest")
 TRAINER = {"max_steps": 4, "save_steps": 2, "logging_steps": 1, "learning_rate": 0.003, "seed": 1,
            "per_device_train_batch_size": 2, "use_cpu": True, "disable_tqdm": True,
            "lr_scheduler_type": "constant", "warmup_steps": 0}  # fmt: skip
@@ -37,12 +46,16 @@ def pages(tmp_path_factory):
     return folder
 
 
-def run(tmp_path, pages, tiny_path, *flags, **changes):
-    """`dsocr train` with the output folder `out`; exit code."""
+def write_config(tmp_path, pages, tiny_path, **changes):
     values = {"model": str(tiny_path), "data": str(pages), "output": str(tmp_path / "out")}
     values |= {"page": {"mode": "tiny"}, "trainer": TRAINER} | changes
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
-    return main(["train", str(tmp_path / "config.yaml"), *flags])
+    return str(tmp_path / "config.yaml")
+
+
+def run(tmp_path, pages, tiny_path, *flags, **changes):
+    """`dsocr train` with the output folder `out`; exit code."""
+    return main(["train", write_config(tmp_path, pages, tiny_path, **changes), *flags])
 
 
 def losses(folder):
@@ -73,14 +86,52 @@ def test_a_run_learns_and_reads(tuned):
     assert any(line.get("eval_cer", -1) >= 0 for line in state["log_history"])
 
 
-def test_a_resumed_run_has_the_curve_of_an_uninterrupted_one(
-    tuned, tmp_path, pages, tiny_path, capsys
+RESUMED = {
+    "full": {"freeze": ["vision"]},
+    "adapters": {"lora": {"rank": 4, "dropout": 0.3}, "strategy": "group_by_length"},
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_killed_run_goes_on_to_the_curve_of_an_uninterrupted_one(
+    case, tmp_path, pages, tiny_path, capsys
 ):
-    shutil.copytree(tuned / "out" / "checkpoint-2", tmp_path / "out" / "checkpoint-2")
-    assert run(tmp_path, pages, tiny_path, freeze=["vision"]) == 2
+    changes = dict(RESUMED[case])
+    # Three steps an epoch: the checkpoint lies in the middle of the second one.
+    trainer = {**TRAINER, "max_steps": 16, "save_steps": 5, "lr_scheduler_type": "linear",
+               "train_sampling_strategy": changes.pop("strategy", "random")}  # fmt: skip
+    changes |= {"model": str(tiny_path), "trainer": trainer}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    assert run(tmp_path / "whole", pages, tiny_path, **changes) == 0
+    kill_after(5, tmp_path / "killed", pages, tiny_path, **changes)
+
+    # What a run leaves that is killed while it writes a checkpoint.
+    out = tmp_path / "killed" / "out"
+    (out / "checkpoint-15").mkdir(exist_ok=True)
+    (out / "checkpoint-15" / "trainer_state.json").write_text("{")
+    assert run(tmp_path / "killed", pages, tiny_path, **changes) == 2
     assert "resume, or choose another output" in capsys.readouterr().err
-    assert run(tmp_path, pages, tiny_path, "--resume", freeze=["vision"]) == 0
-    assert losses(tmp_path / "out" / "checkpoint-4") == losses(tuned / "out" / "checkpoint-4")
+    assert run(tmp_path / "killed", pages, tiny_path, "--resume", **changes) == 0
+    whole = losses(tmp_path / "whole" / "out" / "checkpoint-16")
+    assert losses(out / "checkpoint-16") == whole and len(whole) == 16
+
+
+def kill_after(steps, folder, *args, **changes):
+    """`dsocr train` in a process of its own, killed when the checkpoint of that step is whole."""
+    state = folder / "out" / f"checkpoint-{steps}" / "trainer_state.json"
+    command = [
+        sys.executable,
+        "-m",
+        "vllm_dsocr.cli",
+        "train",
+        write_config(folder, *args, **changes),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not state.exists():
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
 
 
 def test_what_is_saved_has_the_layout_of_its_origin(tuned, tiny_path):
@@ -108,29 +159,6 @@ def test_vllm_serves_what_was_saved(tuned, pages):
     assert served == [greedy(model, inputs)]
 
 
-def test_vllm_loads_the_adapter_that_was_saved(pages, tiny_path, tmp_path):
-    pytest.importorskip("vllm")
-    from vllm.lora.request import LoRARequest
-
-    from tests.plugin.engines import continuations, prompt, start
-    from tests.plugin.test_lora import dense_part, write_checkpoint
-    from vllm_dsocr.hf import DeepseekOCRProcessor
-
-    # vLLM's CPU build has no adapters for a decoder with experts.
-    weights = dense_part(load_file(tiny_path / "model.safetensors"))
-    dense = write_checkpoint(tmp_path / "dense", tiny_path, weights)
-    trainer = {**TRAINER, "max_steps": 2, "learning_rate": 0.05}
-    assert run(tmp_path, pages, dense, lora={"rank": 4}, trainer=trainer) == 0
-    adapter, image = tmp_path / "out", Image.open(pages / "0.png")
-    processor = DeepseekOCRProcessor.from_pretrained(dense, resampler="pillow", mode="tiny")
-    inputs = processor("<image>\nFree OCR.", image)
-    engine = start(dense, enable_lora=True)
-    request = [prompt("<image>\nFree OCR.", image, mode="tiny")]
-    served = continuations(engine, request, lora_request=LoRARequest("a", 1, str(adapter)))
-    assert served == [greedy(load_with_adapter(adapter).float().eval(), inputs)]
-    assert served != continuations(engine, request)
-
-
 def test_the_plain_trainer_and_length_groups_do(model, processor, pages, tmp_path):
     dataset = PageDataset(read_samples(pages), processor)
     arguments = TrainingArguments(
@@ -143,6 +171,25 @@ def test_the_plain_trainer_and_length_groups_do(model, processor, pages, tmp_pat
         copy.deepcopy(model), arguments, PageCollator(processor), train_dataset=dataset
     )
     assert trainer.train().training_loss > 0
+
+
+def test_length_groups_pad_little_and_follow_from_seed_and_epoch():
+    lengths = torch.randint(100, 1000, (256,), generator=torch.Generator().manual_seed(0)).tolist()
+    items = [{"input_ids": range(length)} for length in lengths]
+
+    def padding(order):
+        rows = [[lengths[i] for i in order[start : start + 4]] for start in range(0, 256, 4)]
+        return sum(4 * max(row) - sum(row) for row in rows)
+
+    groups = LengthGroups(4, items, seed=1)
+    first = list(groups)
+    assert sorted(first) == list(range(256))
+    assert padding(first) < 0.2 * padding(range(256))
+    groups.set_epoch(1)
+    assert list(groups) != first
+    torch.rand(3)  # what an epoch draws from the global generator
+    groups.set_epoch(0)
+    assert list(groups) == first
 
 
 def test_parts_freeze_alone(model):

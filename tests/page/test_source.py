@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from vllm_dsocr.page.source import PageError, Source, iter_frames, open_image, upright_rgb
+from vllm_dsocr.page.source import (
+    PageError,
+    Source,
+    converts_plainly,
+    iter_frames,
+    open_image,
+    upright_rgb,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -105,6 +112,25 @@ def test_16_bit_greys_keep_their_shades() -> None:
 def test_8_bit_greys_in_wide_pixels_stay() -> None:
     image = upright_rgb(Image.fromarray(np.array([[0, 100, 255]], dtype=np.int32)))
     assert np.asarray(image)[0, :, 0].tolist() == [0, 100, 255]
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"),
+    [("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG"), ("P", "PNG"), ("1", "TIFF")],
+)
+def test_what_converts_plainly_is_pillows_own_rgb(mode: str, format: str) -> None:
+    data = _encoded(_noise().convert(mode), format)
+    assert converts_plainly(data)
+    assert open_image(data).tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "I;16"])
+def test_transparency_and_deep_greys_do_not_convert_plainly(mode: str) -> None:
+    assert not converts_plainly(_encoded(Image.new(mode, (9, 9)), "PNG"))
+
+
+def test_a_transparent_color_does_not_convert_plainly() -> None:
+    assert not converts_plainly(_encoded(Image.new("P", (9, 9)), "GIF", transparency=0))
 
 
 def test_an_upright_rgb_image_is_not_copied() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.live_bytes import LiveBytes
+from vllm_dsocr.cli import main
 from vllm_dsocr.config import MODES, ClipSizes, Resolution, SamSizes, VisionSizes
 from vllm_dsocr.encoder import assembly, attention, sam
 from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages
-from vllm_dsocr.page.geometry import plan_tiles
+from vllm_dsocr.page.geometry import most_tokens_size, plan_tiles
 from vllm_dsocr.plan import vision_memory
 from vllm_dsocr.plan.vision_memory import vision_peak
 
@@ -85,3 +88,24 @@ def test_more_pages_add_no_more_than_their_pixels_and_embeddings(mode):
     own = sum(3 * side**2 for side in sides) + 3 * 2 * 1280 * plan.num_image_tokens
     full, fuller = (vision_peak(VisionSizes(), plan, pages) for pages in (100, 101))
     assert fuller - full == own
+
+
+@pytest.mark.parametrize("tokens", [2048, 4096, 8192, 16384])
+def test_a_step_full_of_pages_takes_little_more_than_the_one_that_vllm_profiles(tokens):
+    """vLLM profiles as many of the largest page as fit; what fits beside them is less than one."""
+
+    def full(plan):
+        return vision_peak(VisionSizes(), plan, max(1, tokens // plan.num_image_tokens))
+
+    largest = plan_tiles(*most_tokens_size(MODES["gundam-m"]), MODES["gundam-m"])
+    one, two = (vision_peak(VisionSizes(), largest, pages) for pages in (1, 2))
+    sizes = [(1654, 2339), (2339, 1654), (640, 640)]
+    plans = [plan_tiles(*size, mode) for mode in MODES.values() for size in sizes]
+    assert max(map(full, plans)) <= full(largest) + two - one
+
+
+def test_the_command_states_it_for_so_many_pages(capsys):
+    assert main(["plan", "--mode", "gundam", "--pages", "4", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["modes"]
+    plan = plan_tiles(1654, 2339, MODES["gundam"])
+    assert row["vision_bytes"] == vision_peak(VisionSizes(), plan, 4)

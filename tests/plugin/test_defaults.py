@@ -14,8 +14,9 @@ import torch
 
 pytest.importorskip("vllm")
 
-from vllm.config import ModelConfig, VllmConfig
+from vllm.config import CompilationMode, ModelConfig, VllmConfig
 from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
 from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS, build_logitsprocs
 from vllm.v1.worker.gpu.sample.logits_processor import build_custom_logits_processors
 
@@ -132,8 +133,25 @@ def test_where_no_guard_can_be(
     assert bool(guard_refusal(config)) == refused
 
 
+on_a_cpu = pytest.mark.skipif(not current_platform.is_cpu(), reason="a CPU's default")
+
+
+@on_a_cpu
+def test_a_cpu_does_not_compile(checkpoint: Path) -> None:
+    assert configured(checkpoint).compilation_config.mode == CompilationMode.NONE
+
+
+@on_a_cpu
+@pytest.mark.parametrize("flags", [{"optimization_level": 3}, {"compilation_config": {"mode": 3}}])
+def test_a_cpu_compiles_when_told(checkpoint: Path, flags: dict[str, Any]) -> None:
+    mode = configured(checkpoint, **flags).compilation_config.mode
+    assert mode != CompilationMode.NONE
+
+
 def test_another_architecture_is_untouched(text_model: Path) -> None:
-    model_config = configured(text_model).model_config
+    config = configured(text_model)
+    assert config.compilation_config.mode != CompilationMode.NONE
+    model_config = config.model_config
     fresh = ModelConfig(str(text_model))
     assert model_config.tokenizer_mode == fresh.tokenizer_mode == "auto"
     assert model_config.logits_processors is None

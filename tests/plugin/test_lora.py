@@ -1,80 +1,74 @@
-"""Adapters of the decoder. vLLM's CPU build has none for experts, so the decoder here is dense."""
+"""Adapters of a decoder with experts, written by PEFT, in a vLLM engine on the CPU."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 pytest.importorskip("vllm")
+pytest.importorskip("peft")
 
+from vllm.engine.arg_utils import EngineArgs
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 
-from tests.plugin.engines import continuations, prompt, start
+from tests.plugin.engines import continuations, prompt, register, start
+from vllm_dsocr.hf import DeepseekOCRForCausalLM, DeepseekOCRProcessor
+from vllm_dsocr.hf.lora import LoraSettings, add_lora
 
-RANK, ALPHA = 4, 8
-ADAPTED = [
-    *(f"model.layers.0.self_attn.{name}_proj" for name in "qkvo"),
-    *(f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")),
-]
-Weights = dict[str, Tensor]
+PROMPT, MODE = "<image>\nFree OCR.", "tiny"
 
-
-def dense_part(weights: Weights) -> Weights:
-    """Vision and the first layer of the decoder, which has no experts; fp32."""
-    later = ("model.layers.1.", "model.layers.2.")
-    kept = {name: value for name, value in weights.items() if not name.startswith(later)}
-    return {n: v.float() if v.is_floating_point() else v for n, v in kept.items()}
+pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="about vLLM's CPU build")
 
 
-def write_checkpoint(path: Path, source: Path, weights: Weights) -> Path:
-    shutil.copytree(source, path)
-    config: dict[str, Any] = json.loads((source / "config.json").read_text())
-    config["language_config"]["num_hidden_layers"] = config["num_hidden_layers"] = 1
-    (path / "config.json").write_text(json.dumps(config))
-    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
-    return path
+def greedy(model: torch.nn.Module, checkpoint: Path, page: Image.Image) -> list[int]:
+    """16 ids of transformers."""
+    processor = DeepseekOCRProcessor.from_pretrained(checkpoint, resampler="pillow", mode=MODE)
+    inputs = processor(PROMPT, page)
+    ids = model.eval().generate(**inputs, max_new_tokens=16, eos_token_id=-1, pad_token_id=2)
+    return ids[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-def write_adapter(path: Path, deltas: dict[str, tuple[Tensor, Tensor]]) -> Path:
-    """In the layout of peft, with the official module names."""
-    path.mkdir()
-    tensors = {}
-    for name, (down, up) in deltas.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = down
-        tensors[f"base_model.model.{name}.lora_B.weight"] = up
-    save_file(tensors, path / "adapter_model.safetensors")
-    targets = sorted({name.rpartition(".")[2] for name in deltas})
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules": targets}
-    (path / "adapter_config.json").write_text(json.dumps(config))
-    return path
+def random_adapter(checkpoint: Path, seed: int) -> torch.nn.Module:
+    """On attention, dense and shared feed-forward of all layers; strong enough to be seen."""
+    torch.manual_seed(seed)
+    model = DeepseekOCRForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    adapted = add_lora(model, LoraSettings(rank=4, alpha=8))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    return adapted
 
 
-def test_adapter_of_the_decoder_equals_merged_weights(
+def test_a_batch_of_adapters_and_none_equals_transformers(
     checkpoint: Path, pages: dict[str, Image.Image], tmp_path: Path
 ) -> None:
-    weights = dense_part(load_file(checkpoint / "model.safetensors"))
-    generator = torch.Generator().manual_seed(0)
-    deltas = {}
-    for name in ADAPTED:
-        rows, cols = weights[f"{name}.weight"].shape
-        down = torch.randn(RANK, cols, generator=generator) / 5
-        deltas[name] = down, torch.randn(rows, RANK, generator=generator) / 5
-    merged = {
-        f"{n}.weight": weights[f"{n}.weight"] + ALPHA / RANK * b @ a for n, (a, b) in deltas.items()
-    }
-    adapter = LoRARequest("a", 1, str(write_adapter(tmp_path / "adapter", deltas)))
-    request = [prompt("<image>\nFree OCR.", pages["v3_small"], mode="tiny")]
+    page, base = pages["v3_small"], DeepseekOCRForCausalLM.from_pretrained(checkpoint)
+    expected, requests = [greedy(base.float(), checkpoint, page)], [None]
+    for seed in (1, 2):
+        adapted = random_adapter(checkpoint, seed)
+        adapted.save_pretrained(tmp_path / str(seed))
+        expected.append(greedy(adapted, checkpoint, page))
+        requests.append(LoRARequest(str(seed), seed, str(tmp_path / str(seed))))
+    assert len(set(map(tuple, expected))) == 3
 
-    adapted = start(write_checkpoint(tmp_path / "plain", checkpoint, weights), enable_lora=True)
-    baked = start(write_checkpoint(tmp_path / "merged", checkpoint, {**weights, **merged}))
-    with_adapter = continuations(adapted, request, lora_request=adapter)
-    assert with_adapter == continuations(baked, request)
-    assert with_adapter != continuations(adapted, request)
+    engine = start(checkpoint, enable_lora=True, max_loras=2)
+    batch, order = [prompt(PROMPT, page, mode=MODE)] * 5, [1, 0, 2, 0, 1]
+    lora = [requests[number] for number in order]
+    assert continuations(engine, batch, lora_request=lora) == [expected[n] for n in order]
+
+
+@pytest.mark.parametrize(("stated", "targets"), [(None, 7), (["o_proj"], 1)])
+def test_experts_are_spared_and_a_slot_stays_empty(
+    checkpoint: Path, stated: list[str] | None, targets: int
+) -> None:
+    register()
+    arguments = EngineArgs(
+        str(checkpoint), max_model_len=512, enable_lora=True, lora_target_modules=stated
+    )
+    lora = arguments.create_engine_config().lora_config
+    assert len(lora.target_modules) == targets and "experts" not in lora.target_modules
+    assert (lora.max_loras, lora.max_cpu_loras) == (2, 2)

@@ -6,15 +6,18 @@ back, reading held-out pages. Loop, schedule, precision, logs and resuming are t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import GenerationConfig, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from torch.utils.data import Dataset, Sampler
+from transformers import GenerationConfig, Trainer, TrainingArguments, set_seed
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from vllm_dsocr.config import EOS_TOKEN
 from vllm_dsocr.engine import clean_text
@@ -29,6 +32,7 @@ from vllm_dsocr.page.source import open_image
 # Prefixes of parameter names; newline and separator embeddings belong to what joins the parts.
 VISION = ("model.sam_model.", "model.vision_model.")
 PROJECTOR = ("model.projector.", "model.image_newline", "model.view_seperator")
+STATE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
 NEVER_USED = "model.vision_model.embeddings.patch_embedding."
 
 
@@ -78,6 +82,25 @@ def read_pages(
     return [clean_text(text) for text in processor.tokenizer.batch_decode(new)]
 
 
+class LengthGroups(LengthGroupedSampler):
+    """Pages of like length side by side, in an order that follows from seed and epoch alone.
+
+    The base class draws from torch's global generator, whose state in the middle of an epoch is not
+    that of its start: a resumed run would go on in another order.
+    """
+
+    def __init__(
+        self, batch_size: int, dataset: Sequence[Mapping[str, Any]] | Dataset, seed: int
+    ) -> None:
+        super().__init__(batch_size, dataset)
+        self._seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The Trainer calls it before every epoch."""
+        self.generator = torch.Generator().manual_seed(self._seed + epoch)
+
+
 class PageTrainer(Trainer):
     """The plain Trainer, whose evaluation also reads pages.
 
@@ -94,6 +117,13 @@ class PageTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._processor = processor
         self._read = list(read)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        sampler = super()._get_train_sampler(train_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroups(sampler.batch_size, train_dataset or self.train_dataset, seed)
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict:
         """The Trainer's metrics and the error rate, wrong characters per character of the truth."""
@@ -121,16 +151,31 @@ def train(settings: TrainSettings, resume: bool = False) -> dict[str, float]:
     resume: go on from the last checkpoint there, where there is one.
     Raises SettingsError, DataError or OSError before the first step.
     """
-    last = get_last_checkpoint(settings.output) if settings.output.is_dir() else None
+    last = last_checkpoint(settings.output)
     if last and not resume:
         raise SettingsError(f"{settings.output} holds {last}: resume, or choose another output")
     processor = DeepseekOCRProcessor.from_pretrained(settings.model, **settings.page)
     trainer = make_trainer(settings, processor)
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last and str(last))
     metrics = trainer.evaluate() if trainer.eval_dataset else {}
     if trainer.is_world_process_zero():
         save(trainer.model, processor, settings)
     return metrics
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest one that is whole: a run may have been killed while it wrote another."""
+    found = [(_steps(state), state.parent) for state in folder.glob(f"checkpoint-*/{STATE}")]
+    steps, newest = max(found, default=(-1, None))
+    return newest if steps >= 0 else None
+
+
+def _steps(state: Path) -> int:
+    """Steps done; -1 where the file, the last one of a checkpoint, was not written to its end."""
+    try:
+        return json.loads(state.read_text(encoding="utf-8"))["global_step"]
+    except ValueError:
+        return -1
 
 
 def make_trainer(settings: TrainSettings, processor: DeepseekOCRProcessor) -> PageTrainer:
@@ -145,6 +190,7 @@ def make_trainer(settings: TrainSettings, processor: DeepseekOCRProcessor) -> Pa
         path and PageDataset(read_samples(path, settings.prompt), processor, settings.max_length)
         for path in (settings.data, settings.eval_data)
     )
+    set_seed(arguments.seed)  # adapters begin with random weights; the Trainer sets it later
     return PageTrainer(
         model=prepare_model(settings, arguments.gradient_checkpointing),
         args=arguments,

@@ -61,29 +61,32 @@ def _tiles(plan: TilePlan, resize: Resize) -> Tensor:
     if not plan.num_tiles:
         return torch.empty((0, 3, side, side), dtype=torch.uint8)
     page = resize(plan.tiled_size)  # (3, rows * S, cols * S)
-    grid = page.reshape(3, plan.rows, side, plan.cols, side)
-    return grid.permute(1, 3, 0, 2, 4).reshape(-1, 3, side, side).contiguous()
+    grid = page.unflatten(2, (plan.cols, side)).unflatten(1, (plan.rows, side))
+    return grid.permute(1, 3, 0, 2, 4).contiguous().flatten(0, 1)  # cut and to planes in one copy
 
 
 def _resizer(image: Image.Image, resampler: str) -> Resize:
     if resampler == "pillow":
         return functools.partial(_pillow_resize, image)
-    return functools.partial(_torch_resize, _as_tensor(image))
+    return functools.partial(_torch_resize, _as_batch(image))
 
 
 def _pillow_resize(page: Image.Image, size: tuple[int, int]) -> Tensor:
     for step in _passes(page.size, size):
         page = page.resize(step, Image.Resampling.BICUBIC)
-    return _as_tensor(page)
+    return _as_batch(page)[0]
 
 
 def _torch_resize(page: Tensor, size: tuple[int, int]) -> Tensor:
-    """Antialiased bicubic, Pillow's kernel in 16-bit fixed point; SIMD on channels-last uint8."""
-    for width, height in _passes((page.shape[2], page.shape[1]), size):
+    """Antialiased bicubic, Pillow's kernel in 16-bit fixed point; SIMD on channels-last uint8.
+
+    page: (1, 3, H, W) as `_as_batch` lays it out; the result is channels-last too.
+    """
+    for width, height in _passes((page.shape[3], page.shape[2]), size):
         page = torch.nn.functional.interpolate(
-            page[None], size=(height, width), mode="bicubic", antialias=True
-        )[0]
-    return page
+            page, size=(height, width), mode="bicubic", antialias=True
+        )
+    return page[0]
 
 
 def _passes(size: tuple[int, int], target: tuple[int, int]) -> list[tuple[int, int]]:
@@ -98,9 +101,11 @@ def _passes(size: tuple[int, int], target: tuple[int, int]) -> list[tuple[int, i
     return [target]
 
 
-def _as_tensor(image: Image.Image) -> Tensor:
-    """RGB image -> uint8 (3, height, width), a channels-last view that must not be written to.
+def _as_batch(image: Image.Image) -> Tensor:
+    """RGB image -> uint8 (1, 3, height, width), a channels-last view that must not be written to.
 
-    Pillow hands out read-only memory; DLPack takes it without the copy `from_numpy` asks for.
+    The batch goes in before the channels move: only then are the strides channels-last to torch,
+    whose resize otherwise takes most of its time to write planes. Pillow hands out read-only
+    memory; DLPack takes it without the copy `from_numpy` asks for.
     """
-    return torch.from_dlpack(np.asarray(image)).permute(2, 0, 1)
+    return torch.from_dlpack(np.asarray(image))[None].permute(0, 3, 1, 2)

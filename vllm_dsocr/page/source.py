@@ -66,6 +66,16 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def converts_plainly(data: bytes) -> bool:
+    """Whether `upright_rgb` does no more to this encoded image than Pillow's own conversion to RGB.
+
+    Transparency and deep greys it reads in its own way. Looks at the header alone.
+    Raises PageError.
+    """
+    with _identify(data) as image:
+        return not image.has_transparency_data and not image.mode.startswith("I")
+
+
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """16-bit grey to 8-bit, 65535 to 255. Some writers keep 8-bit greys there: those stay."""
     if image.getextrema()[1] > 255:

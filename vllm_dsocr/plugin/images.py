@@ -16,7 +16,7 @@ from vllm.multimodal.inputs import ImageItem
 from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
 from vllm.multimodal.parse import ImageProcessorItems, ModalityDataItems, MultiModalDataParser
 
-from vllm_dsocr.page.source import PageError, open_image
+from vllm_dsocr.page.source import PageError, converts_plainly, open_image
 
 
 class PageDataParser(MultiModalDataParser):
@@ -39,13 +39,19 @@ class PageDataParser(MultiModalDataParser):
 
 def _page(item: Any) -> Image.Image | MediaWithBytes[Image.Image]:
     if isinstance(item, MediaWithBytes):
-        source = item.original_bytes if _converted_by_default(item) else item.media
-        return replace(item, media=open_image(source))
+        return replace(item, media=open_image(_source(item)))
     if isinstance(item, np.ndarray):
         item = _from_array(item)
     if not isinstance(item, Image.Image):
         raise PageError(f"an image must be a PIL image or an array, got {type(item).__name__}")
     return open_image(item)
+
+
+def _source(item: MediaWithBytes[Image.Image]) -> bytes | Image.Image:
+    """What vLLM decoded where it read the image as we would, so that nothing is decoded twice."""
+    if _converted_by_default(item) and not converts_plainly(item.original_bytes):
+        return item.original_bytes
+    return item.media
 
 
 def _converted_by_default(item: MediaWithBytes[Image.Image]) -> bool:
