@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
 import time
@@ -102,7 +101,6 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.server:
         args.model = args.model or str(READER)
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; more than these pages fill
     return args
 
 

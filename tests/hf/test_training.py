@@ -231,6 +231,7 @@ def test_adapters_train_and_merge(parts, model, pages, tiny_path, tmp_path, proc
     report = check_adapter(tmp_path / "out")
     assert bool(report.problems) == (parts != ["language"])
     assert main(["lora", "check", str(tmp_path / "out")]) == len(parts) // 4
+    assert ("leaves out" in capsys.readouterr().out) == ("experts" in parts)
 
     assert main(["lora", "merge", str(tmp_path / "out"), str(tmp_path / "merged")]) == 0
     merged = DeepseekOCRForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)

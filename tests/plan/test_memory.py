@@ -37,11 +37,9 @@ def tower():
 
 
 @pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
+def one_thread(monkeypatch):
+    # Once a CPU engine has run in this process, vLLM lets nobody set the number.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: THREADS)
 
 
 def a_page(resolution):

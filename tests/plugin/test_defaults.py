@@ -16,7 +16,6 @@ pytest.importorskip("vllm")
 
 from vllm.config import CompilationMode, ModelConfig, VllmConfig
 from vllm.engine.arg_utils import EngineArgs
-from vllm.platforms import current_platform
 from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS, build_logitsprocs
 from vllm.v1.worker.gpu.sample.logits_processor import build_custom_logits_processors
 
@@ -131,21 +130,6 @@ def test_where_no_guard_can_be(
         use_v2_model_runner=v2,
     )
     assert bool(guard_refusal(config)) == refused
-
-
-on_a_cpu = pytest.mark.skipif(not current_platform.is_cpu(), reason="a CPU's default")
-
-
-@on_a_cpu
-def test_a_cpu_does_not_compile(checkpoint: Path) -> None:
-    assert configured(checkpoint).compilation_config.mode == CompilationMode.NONE
-
-
-@on_a_cpu
-@pytest.mark.parametrize("flags", [{"optimization_level": 3}, {"compilation_config": {"mode": 3}}])
-def test_a_cpu_compiles_when_told(checkpoint: Path, flags: dict[str, Any]) -> None:
-    mode = configured(checkpoint, **flags).compilation_config.mode
-    assert mode != CompilationMode.NONE
 
 
 def test_another_architecture_is_untouched(text_model: Path) -> None:

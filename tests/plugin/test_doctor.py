@@ -114,6 +114,7 @@ def test_tuned_moe_kernels_are_what_vllm_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fused_moe = pytest.importorskip("vllm.model_executor.layers.fused_moe.fused_moe")
+    pytest.importorskip("vllm.envs").disable_envs_cache()  # an engine may have filled it
     monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(tmp_path))
     published, narrow = DecoderSizes(), DecoderSizes(moe_intermediate_size=32)
     assert untuned_moe(published).startswith("E=64,N=896,device_name=")

@@ -30,6 +30,8 @@ def _check(args: argparse.Namespace) -> int:
 
 def _lines(report: AdapterReport, adapter: Path) -> list[str]:
     names = [f"{name} -> {goal or '-'}  ({count} tensors)" for name, goal, count in report.modules]
+    if any(".experts." in name for name, _, _ in report.modules):
+        names.append("note: on the CPU vLLM leaves out what is for routed experts")
     if report.problems:
         advice = (
             f"vLLM cannot serve it as it is; `dsocr lora merge {adapter} OUT` makes a checkpoint"

@@ -1,7 +1,7 @@
 """What DeepSeek-OCR needs of vLLM without a flag, set while vLLM makes its configuration.
 
     finished VllmConfig of this architecture -> tokenizer mode, temperature, repetition guard;
-                                                on a CPU also: run as written, not compiled
+                                                on a CPU also what `cpu.py` sets
 
 vLLM calls the class for its architecture alone, so other models are served as ever. What the user
 said, by flag or in generation_config.json, stays.
@@ -14,7 +14,7 @@ to encode it again far more, and pages are asked again whenever a reading is ret
 
 from __future__ import annotations
 
-from vllm.config import CompilationMode, ModelConfig, VllmConfig
+from vllm.config import ModelConfig, VllmConfig
 from vllm.logger import init_logger
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 from vllm.platforms import current_platform
@@ -22,7 +22,9 @@ from vllm.version import __version__ as vllm_version
 
 from vllm_dsocr.config import ARCHITECTURE
 from vllm_dsocr.plugin import TOKENIZER_MODE
+from vllm_dsocr.plugin.adapters import fit_adapters
 from vllm_dsocr.plugin.compat import range_problem
+from vllm_dsocr.plugin.cpu import set_cpu_defaults
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM shows its own loggers only
 
@@ -57,20 +59,9 @@ class DeepseekOCRDefaults(VerifyAndUpdateConfig):
             logger.warning("The repetition guard is off: %s.", refusal)
         else:
             model_config.logits_processors = guarded(model_config.logits_processors)
-        if current_platform.is_cpu() and not states_compilation(vllm_config):
-            vllm_config.compilation_config.mode = CompilationMode.NONE
-
-
-def states_compilation(vllm_config: VllmConfig) -> bool:
-    """Whether the user asked for a way to compile, as by `-O3` or `-cc.mode=3`.
-
-    If not, a CPU goes without: the compiler needs minutes and a C++ tool chain before the first
-    page, for a tenth of the decoder's time, and vLLM would first encode the largest page there is,
-    which on a CPU tells it nothing: it sizes the KV cache by what is in use afterwards.
-    """
-    if vllm_config.compilation_config.mode is not None:
-        return True
-    return vllm_config.optimization_level != VllmConfig.optimization_level
+        fit_adapters(vllm_config)
+        if current_platform.is_cpu():
+            set_cpu_defaults(vllm_config)
 
 
 def generation_overrides(model_config: ModelConfig) -> dict[str, object]:

@@ -35,6 +35,7 @@ from vllm.transformers_utils.repo_utils import get_hf_file_to_dict
 
 from vllm_dsocr.config import IMAGE_TOKEN, VisionSizes
 from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages
+from vllm_dsocr.plugin.adapters import decoder_config
 from vllm_dsocr.plugin.processing import (
     DeepseekOCRDummyInputsBuilder,
     DeepseekOCRMultiModalProcessor,
@@ -79,7 +80,7 @@ class DeepseekOCRForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, Supports
             build_vision_tower(self, sizes, vision_backend(vllm_config.model_config))
         with self._mark_language_model(vllm_config):
             self.language_model = init_vllm_registered_model(
-                vllm_config=vllm_config,
+                vllm_config=decoder_config(vllm_config),
                 hf_config=self.config.text_config,
                 architectures=[DECODER],
                 prefix=maybe_prefix(prefix, "language_model"),
