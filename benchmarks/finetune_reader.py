@@ -145,7 +145,7 @@ def error_rate(texts: Sequence[str], samples: Sequence[Sample]) -> float:
     """Wrong characters per character."""
     pairs = list(zip(texts, samples, strict=True))
     wrong = sum(edit_distance(text, sample.answer) for text, sample in pairs)
-    return wrong / sum(len(sample.answer) for sample in samples)
+    return round(wrong / sum(len(sample.answer) for sample in samples), 5)
 
 
 def same(texts: Sequence[str], others: Sequence[str]) -> int:
@@ -168,7 +168,8 @@ def measure(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         "full": error_rate(full, samples),
         "lora": error_rate(adapter["lora"], samples),
     }
-    ratios = {f"{name}_ratio": rates[name] / rates["before"] for name in ("full", "lora")}
+    before = rates["before"]
+    ratios = {f"{name}_ratio": round(rates[name] / before, 4) for name in ("full", "lora")}
     equal = {
         "full_same": same(full, full_hf),
         "lora_same": same(adapter["lora"], lora_hf),
