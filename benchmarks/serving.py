@@ -34,11 +34,11 @@ from benchmarks.machine import headline, machine
 from examples.demo import READER, served
 from examples.reader_training.pages import held_out_pages
 from vllm_dsocr.cli.engines import positive
-from vllm_dsocr.document.figures import png_bytes
 from vllm_dsocr.engine import Request, clean_text
 from vllm_dsocr.hf.engine import HfEngine
 from vllm_dsocr.metrics import edit_distance
 from vllm_dsocr.page.prompt import TASKS
+from vllm_dsocr.render.figures import png_bytes
 
 SEED, WARM_UP_SEED = 200_000, 900_000  # of pages; no other benchmark renders these
 PERCENTILES = (50, 90, 99)

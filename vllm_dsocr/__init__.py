@@ -13,7 +13,7 @@ def register() -> None:
 
     from vllm_dsocr.config import ARCHITECTURE
     from vllm_dsocr.plugin import register_renderer
-    from vllm_dsocr.plugin.defaults import register_defaults
+    from vllm_dsocr.plugin.setup.defaults import register_defaults
 
     ModelRegistry.register_model(ARCHITECTURE, "vllm_dsocr.plugin.model:DeepseekOCRForCausalLM")
     register_renderer()

@@ -12,7 +12,6 @@ import os
 from typing import Any
 
 from vllm_dsocr.config import EOS_TOKEN, IMAGE_TOKEN
-from vllm_dsocr.document.figures import png_bytes
 from vllm_dsocr.engine import (
     Completion,
     EngineError,
@@ -21,6 +20,7 @@ from vllm_dsocr.engine import (
     Request,
     guard_options,
 )
+from vllm_dsocr.render.figures import png_bytes
 
 try:
     import openai

@@ -18,14 +18,14 @@ from vllm_dsocr.repetition import NGramRule
 def run(bench: Bench) -> Iterator[Row]:
     """One sentence where vLLM is missing."""
     try:
-        from vllm_dsocr.plugin import logits_v2
+        from vllm_dsocr.plugin.guard import logits_v2
     except ImportError as error:
         yield Row("vLLM", note=f"skipped: {error}")
         return
     for setting in SETTINGS:
         yield guard_step(bench, logits_v2.SlotGuards, *setting)
     if bench.is_cuda:
-        from vllm_dsocr.plugin.facts import untuned_moe
+        from vllm_dsocr.plugin.doctor.facts import untuned_moe
 
         missing = untuned_moe(DecoderSizes())
         yield Row("vLLM: tuned MoE kernels", note=f"no {missing}" if missing else "found")

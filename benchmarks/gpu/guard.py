@@ -1,6 +1,6 @@
 """The repetition guard on the device: kernel and torch form against the pure rule, microseconds.
 
-Rows of a batch of sequences; no vLLM. Knows the layout of `vllm_dsocr.plugin.ban_torch`.
+Rows of a batch of sequences; no vLLM. Knows the layout of `vllm_dsocr.plugin.guard.ban_torch`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.bench import Bench, Row
-from vllm_dsocr.plugin import ban_torch
-from vllm_dsocr.plugin.ban_torch import RULE_WIDTH, Limits, RowTokens
+from vllm_dsocr.plugin.guard import ban_torch
+from vllm_dsocr.plugin.guard.ban_torch import RULE_WIDTH, Limits, RowTokens
 from vllm_dsocr.repetition import MAX_INT, NGramGuard, NGramRule
 
 Ban = Callable[[Tensor, Tensor, RowTokens, Limits], None]
@@ -33,7 +33,7 @@ def run(bench: Bench) -> Iterator[Row]:
     """Correctness, then time per step of every form that runs here."""
     forms = {"torch": ban_torch.ban_repeats}
     if bench.is_cuda and find_spec("triton"):
-        from vllm_dsocr.plugin import ban_triton
+        from vllm_dsocr.plugin.guard import ban_triton
 
         forms["kernel"] = ban_triton.ban_repeats
     else:

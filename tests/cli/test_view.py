@@ -13,12 +13,12 @@ from PIL import Image
 from tests.fake_engine import FakeEngine
 from tests.page.pdfs import image_pdf
 from vllm_dsocr.cli.view import main, write_index
-from vllm_dsocr.document.figures import label_color
 from vllm_dsocr.engine import Completion, Request
 from vllm_dsocr.pipeline.finish import OutputSettings
 from vllm_dsocr.pipeline.inputs import find_inputs
 from vllm_dsocr.pipeline.run import Conversion
 from vllm_dsocr.pipeline.settings import ReadSettings
+from vllm_dsocr.render.figures import label_color
 
 pytest.importorskip("pypdfium2", reason="pip install 'vllm-dsocr[pdf]'")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from vllm_dsocr.document.blocks import Page
-from vllm_dsocr.document.figures import crop_figures
 from vllm_dsocr.document.grounding import parse_blocks
-from vllm_dsocr.document.markdown import page_markdown
+from vllm_dsocr.render.figures import crop_figures
+from vllm_dsocr.render.markdown import page_markdown
 
 # Where the official code does what a reader of the page would not want, ours does this:
 MARKDOWN_DIFFERENCES = {

@@ -26,10 +26,10 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 
 from tests.plugin.engines import register, start
 from vllm_dsocr.config import NGRAM_SIZE, WINDOW_SIZE
-from vllm_dsocr.plugin.defaults import GUARD
+from vllm_dsocr.plugin.guard.logits_v1 import BatchGuards
+from vllm_dsocr.plugin.guard.logits_v2 import SlotGuards
 from vllm_dsocr.plugin.logits import LOOP_TOKENS, LOOP_TURNS, DeepseekOCRLogitsProcessor
-from vllm_dsocr.plugin.logits_v1 import BatchGuards
-from vllm_dsocr.plugin.logits_v2 import SlotGuards
+from vllm_dsocr.plugin.setup.defaults import GUARD
 from vllm_dsocr.repetition import NGramGuard, NGramRule
 
 BY_HAND = "vllm_dsocr.plugin.logits:NoRepeatNGramLogitsProcessor"

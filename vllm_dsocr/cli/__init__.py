@@ -13,7 +13,7 @@ from vllm_dsocr import __version__
 COMMANDS = {
     "convert": ("vllm_dsocr.cli.convert:main", "read files and folders into documents"),
     "serve": ("vllm_dsocr.cli.serve:main", "serve a model with vLLM"),
-    "doctor": ("vllm_dsocr.plugin.doctor:main", "what will be in force, and what is wrong"),
+    "doctor": ("vllm_dsocr.plugin.doctor.checks:main", "what will be in force, and what is wrong"),
     "train": ("vllm_dsocr.cli.train:main", "fine-tune on pages with their text"),
     "lora": ("vllm_dsocr.cli.lora:main", "check and merge adapters"),
     "eval": ("vllm_dsocr.cli.eval:main", "hold texts against the truth"),

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
 
 async def _convert(args: argparse.Namespace, files: Sequence[InputFile]) -> list[Event]:
     if "docling" in args.format:
-        import vllm_dsocr.document.docling  # noqa: F401  says now what it needs, not at the end
+        import vllm_dsocr.render.docling  # noqa: F401  says now what it needs, not at the end
     engine = await make_engine(args)
     settings = ReadSettings(
         engine.model, args.task, args.mode, args.dpi, args.max_tokens, args.retries

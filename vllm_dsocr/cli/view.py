@@ -10,11 +10,11 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from vllm_dsocr.document.style import CSS, content_policy
 from vllm_dsocr.pipeline.files import InUse, locked, write_atomic
 from vllm_dsocr.pipeline.finish import reopen
 from vllm_dsocr.pipeline.outputs import FORMATS
 from vllm_dsocr.pipeline.store import MANIFEST, DocumentFolder
+from vllm_dsocr.render.style import CSS, content_policy
 
 INDEX = "index.html"
 

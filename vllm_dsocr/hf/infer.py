@@ -17,12 +17,12 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 from vllm_dsocr.config import EOS_TOKEN, IMAGE_TOKEN, PageOptions
 from vllm_dsocr.document.blocks import Figure, Page
 from vllm_dsocr.document.compression import num_valid_vision_tokens
-from vllm_dsocr.document.figures import crop_figures, draw_layout
 from vllm_dsocr.document.grounding import parse_blocks
-from vllm_dsocr.document.markdown import page_markdown
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
 from vllm_dsocr.page.geometry import TilePlan, plan_tiles
 from vllm_dsocr.page.source import open_image
+from vllm_dsocr.render.figures import crop_figures, draw_layout
+from vllm_dsocr.render.markdown import page_markdown
 
 if TYPE_CHECKING:
     from vllm_dsocr.hf.model import DeepseekOCRForCausalLM

@@ -14,12 +14,12 @@ from typing import Any
 
 from vllm_dsocr import __version__
 from vllm_dsocr.document.blocks import Page
-from vllm_dsocr.document.markdown import TableStyle, page_note
 from vllm_dsocr.page.ranges import ALL_PAGES, PageRanges
 from vllm_dsocr.pipeline.inputs import InputFile
 from vllm_dsocr.pipeline.outputs import DEFAULT_FORMATS, FORMATS, FinishedDocument, PagePictures
 from vllm_dsocr.pipeline.settings import ReadSettings
 from vllm_dsocr.pipeline.store import MANIFEST, DocumentFolder
+from vllm_dsocr.render.markdown import TableStyle, page_note
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_dsocr.document.blocks import Figure, Page
-from vllm_dsocr.document.figures import draw_layout, figure_name, label_color, png_bytes
-from vllm_dsocr.document.markdown import TableStyle, document_markdown
-from vllm_dsocr.document.picture_pdf import Picture, picture_pdf
 from vllm_dsocr.document.record import document_json
-from vllm_dsocr.document.web import data_url, document_html, report_html
 from vllm_dsocr.page.files import SourcePage, iter_pages
 from vllm_dsocr.page.ranges import PageRanges
 from vllm_dsocr.page.source import PageError
 from vllm_dsocr.pipeline.files import write_atomic
 from vllm_dsocr.pipeline.store import IMAGES, DocumentFolder
+from vllm_dsocr.render.figures import draw_layout, figure_name, label_color, png_bytes
+from vllm_dsocr.render.markdown import TableStyle, document_markdown
+from vllm_dsocr.render.picture_pdf import Picture, picture_pdf
+from vllm_dsocr.render.web import data_url, document_html, report_html
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -128,7 +128,7 @@ def write_layout_pdf(document: FinishedDocument) -> None:
 
 def write_docling(document: FinishedDocument) -> None:
     """document.docling.json, for Docling."""
-    from vllm_dsocr.document.docling import docling_document
+    from vllm_dsocr.render.docling import docling_document
 
     exported = docling_document(document.title, document.pages())
     document.folder.write("document.docling.json", [exported.model_dump_json(), "\n"])

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vllm_dsocr.document.blocks import Page
-from vllm_dsocr.document.figures import crop_figures
-from vllm_dsocr.document.markdown import page_note
 from vllm_dsocr.engine import Engine, Request
 from vllm_dsocr.page.files import SourcePage, content_hash, count_pages, iter_pages
 from vllm_dsocr.page.source import PageError
@@ -34,6 +32,8 @@ from vllm_dsocr.pipeline.inputs import InputFile
 from vllm_dsocr.pipeline.retry import failed_page, read_page
 from vllm_dsocr.pipeline.settings import ReadSettings
 from vllm_dsocr.pipeline.store import DocumentFolder
+from vllm_dsocr.render.figures import crop_figures
+from vllm_dsocr.render.markdown import page_note
 
 if TYPE_CHECKING:
     from PIL import Image

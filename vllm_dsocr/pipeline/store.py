@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm_dsocr.document.blocks import Figure, Page
-from vllm_dsocr.document.figures import figure_name
 from vllm_dsocr.document.record import page_from_record, page_record
 from vllm_dsocr.pipeline.files import remove_leftovers, write_atomic
+from vllm_dsocr.render.figures import figure_name
 
 IMAGES, MANIFEST = "images", "manifest.json"
 

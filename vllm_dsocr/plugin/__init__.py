@@ -15,7 +15,9 @@ def register_renderer() -> None:
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tokenizers.registry import TokenizerRegistry
 
-    RENDERER_REGISTRY.register(TOKENIZER_MODE, "vllm_dsocr.plugin.renderer", "DeepseekOCRRenderer")
+    RENDERER_REGISTRY.register(
+        TOKENIZER_MODE, "vllm_dsocr.plugin.inputs.renderer", "DeepseekOCRRenderer"
+    )
     TokenizerRegistry.register(
-        TOKENIZER_MODE, "vllm_dsocr.plugin.tokenizer", "DeepseekOCRTokenizer"
+        TOKENIZER_MODE, "vllm_dsocr.plugin.inputs.tokenizer", "DeepseekOCRTokenizer"
     )

@@ -17,8 +17,8 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as LogitsProcessorV1
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 from vllm_dsocr.config import NGRAM_SIZE, TABLE_CELL_TOKENS, WINDOW_SIZE
-from vllm_dsocr.plugin.logits_v1 import BatchGuards
-from vllm_dsocr.plugin.logits_v2 import SlotGuards
+from vllm_dsocr.plugin.guard.logits_v1 import BatchGuards
+from vllm_dsocr.plugin.guard.logits_v2 import SlotGuards
 from vllm_dsocr.repetition import NGramRule, rule_from_options
 
 # What vLLM ends a request for, unless the request says otherwise. The ban leaves one kind of short

@@ -35,12 +35,12 @@ from vllm.transformers_utils.repo_utils import get_hf_file_to_dict
 
 from vllm_dsocr.config import IMAGE_TOKEN, VisionSizes
 from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages
-from vllm_dsocr.plugin.adapters import decoder_config
-from vllm_dsocr.plugin.processing import (
+from vllm_dsocr.plugin.inputs.processing import (
     DeepseekOCRDummyInputsBuilder,
     DeepseekOCRMultiModalProcessor,
     DeepseekOCRProcessingInfo,
 )
+from vllm_dsocr.plugin.setup.adapters import decoder_config
 
 DECODER = "DeepseekV2ForCausalLM"  # vLLM's name; it takes plain attention where the config says so
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from vllm_dsocr import __version__
 from vllm_dsocr.config import ARCHITECTURE
-from vllm_dsocr.plugin.compat import range_problem
-from vllm_dsocr.plugin.facts import Environment, Served, environment, served
+from vllm_dsocr.plugin.doctor.facts import Environment, Served, environment, served
+from vllm_dsocr.plugin.setup.compat import range_problem
 
 HELP = """\
 usage: dsocr doctor [MODEL] [any option of vllm serve]

@@ -18,7 +18,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
     LogitsProcRequestState,
 )
 
-from vllm_dsocr.plugin.ban_torch import RULE_WIDTH, Limits, RowTokens, ban_repeats
+from vllm_dsocr.plugin.guard.ban_torch import RULE_WIDTH, Limits, RowTokens, ban_repeats
 from vllm_dsocr.repetition import MAX_INT, NGramRule, rule_from_options
 
 
@@ -83,7 +83,7 @@ class SlotGuards(LogitsProcessor):
         if logits.is_cpu:
             ban_repeats(logits, self._rules, rows, largest)
         else:
-            from vllm_dsocr.plugin import ban_triton
+            from vllm_dsocr.plugin.guard import ban_triton
 
             ban_triton.ban_repeats(logits, self._rules, rows, largest)
 

@@ -21,7 +21,7 @@ from vllm_dsocr.config import BOS_TOKEN, OptionError
 from vllm_dsocr.page.prompt import PromptError
 from vllm_dsocr.page.source import PageError
 from vllm_dsocr.plugin import TOKENIZER_MODE
-from vllm_dsocr.plugin.renderer import DeepseekOCRRenderer
+from vllm_dsocr.plugin.inputs.renderer import DeepseekOCRRenderer
 
 FREE_OCR = [40, 608, 379, 37, 52, 16]
 CHAT = ChatParams(chat_template_kwargs={"tokenize": False})  # as both doors of vLLM say it

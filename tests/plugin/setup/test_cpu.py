@@ -15,7 +15,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 
 from tests.plugin.engines import register
-from vllm_dsocr.plugin import cpu
+from vllm_dsocr.plugin.setup import cpu
 
 pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="defaults of a CPU")
 

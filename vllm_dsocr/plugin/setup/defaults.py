@@ -22,9 +22,9 @@ from vllm.version import __version__ as vllm_version
 
 from vllm_dsocr.config import ARCHITECTURE
 from vllm_dsocr.plugin import TOKENIZER_MODE
-from vllm_dsocr.plugin.adapters import fit_adapters
-from vllm_dsocr.plugin.compat import range_problem
-from vllm_dsocr.plugin.cpu import set_cpu_defaults
+from vllm_dsocr.plugin.setup.adapters import fit_adapters
+from vllm_dsocr.plugin.setup.compat import range_problem
+from vllm_dsocr.plugin.setup.cpu import set_cpu_defaults
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM shows its own loggers only
 

@@ -11,7 +11,7 @@ pytest.importorskip("vllm")
 
 from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
 
-from vllm_dsocr.plugin.images import PageDataParser
+from vllm_dsocr.plugin.inputs.images import PageDataParser
 
 
 def _sent(image: Image.Image, format: str) -> MediaWithBytes[Image.Image]:

@@ -21,7 +21,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import build_custom_logits_proce
 
 from tests.plugin.engines import register
 from vllm_dsocr.plugin import TOKENIZER_MODE
-from vllm_dsocr.plugin.defaults import GUARD, guard_refusal, guarded
+from vllm_dsocr.plugin.setup.defaults import GUARD, guard_refusal, guarded
 
 RECIPE = "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor"
 BY_HAND = "vllm_dsocr.plugin.logits:NoRepeatNGramLogitsProcessor"

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vllm_dsocr.plugin.ban_torch import Limits, RowTokens
+from vllm_dsocr.plugin.guard.ban_torch import Limits, RowTokens
 
 BLOCK = 1024
 

@@ -35,7 +35,7 @@ from vllm_dsocr.config import IMAGE_TOKEN, MODES, PageOptions, Resolution
 from vllm_dsocr.page.geometry import TilePlan, plan_tiles
 from vllm_dsocr.page.pixels import page_tensors
 from vllm_dsocr.page.prompt import expand_placeholders, with_bos
-from vllm_dsocr.plugin.images import PageDataParser
+from vllm_dsocr.plugin.inputs.images import PageDataParser
 
 # Keys that vLLM itself puts among a server's processor options.
 VLLM_OPTIONS = ("device",)

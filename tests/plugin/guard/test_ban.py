@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from vllm_dsocr.plugin import ban_torch
-from vllm_dsocr.plugin.ban_torch import RULE_WIDTH, Limits, RowTokens
+from vllm_dsocr.plugin.guard import ban_torch
+from vllm_dsocr.plugin.guard.ban_torch import RULE_WIDTH, Limits, RowTokens
 from vllm_dsocr.repetition import MAX_INT, NGramGuard, NGramRule
 
 NUM_SLOTS = 8
@@ -114,7 +114,7 @@ def test_the_kernel_bans_what_the_rule_bans() -> None:
 
 @pytest.mark.gpu
 def test_the_kernel_bans_the_same_on_a_gpu() -> None:
-    from vllm_dsocr.plugin import ban_triton
+    from vllm_dsocr.plugin.guard import ban_triton
 
     check_all(ban_triton.ban_repeats, "cuda")
 
@@ -125,7 +125,7 @@ def test_the_kernel_compiles_for_gpus(capability: int) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from vllm_dsocr.plugin.ban_triton import BLOCK, _ban_repeats_kernel
+    from vllm_dsocr.plugin.guard.ban_triton import BLOCK, _ban_repeats_kernel
 
     types = dict.fromkeys(_ban_repeats_kernel.arg_names, "*i32")
     types |= {"logits_ptr": "*fp32", "input_ids_ptr": "*i64", "HEAD": "constexpr"}
@@ -137,6 +137,6 @@ def test_the_kernel_compiles_for_gpus(capability: int) -> None:
 
 
 if __name__ == "__main__":
-    from vllm_dsocr.plugin import ban_triton
+    from vllm_dsocr.plugin.guard import ban_triton
 
     check_all(ban_triton.ban_repeats)

@@ -17,7 +17,7 @@ from vllm import SamplingParams
 from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer, IncrementalDetokenizer
 
 from vllm_dsocr.config import BOS_TOKEN, EOS_TOKEN, IMAGE_TOKEN, MARKUP_TOKENS, PAD_TOKEN
-from vllm_dsocr.plugin.tokenizer import DeepseekOCRTokenizer
+from vllm_dsocr.plugin.inputs.tokenizer import DeepseekOCRTokenizer
 
 STRIPPED = (BOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, EOS_TOKEN)
 TEXTS = ("Free OCR.", "<image>\n<|grounding|>OCR this image.", "<table><tr><td>é 1</td>", " a  b\n")

@@ -16,7 +16,7 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
-from vllm_dsocr.plugin.logits_v1 import BatchGuards
+from vllm_dsocr.plugin.guard.logits_v1 import BatchGuards
 from vllm_dsocr.repetition import NGramGuard, NGramRule, rule_from_options
 
 VOCABULARY = 5

@@ -167,8 +167,8 @@ def _runner(config: VllmConfig) -> str:
 
 
 def _guard(config: VllmConfig, processors: Sequence[str]) -> str:
-    from vllm_dsocr.plugin.defaults import GUARD, guard_refusal
     from vllm_dsocr.plugin.logits import DeepseekOCRLogitsProcessor
+    from vllm_dsocr.plugin.setup.defaults import GUARD, guard_refusal
 
     if GUARD not in processors:
         return f"off: {guard_refusal(config) or 'the model is not DeepSeek-OCR'}"

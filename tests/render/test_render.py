@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from vllm_dsocr.document.blocks import Attempt, Page
-from vllm_dsocr.document.content_html import content_html
-from vllm_dsocr.document.figures import crop_figures, draw_layout, figure_name, label_color
 from vllm_dsocr.document.grounding import parse_blocks
-from vllm_dsocr.document.markdown import document_markdown
 from vllm_dsocr.document.record import document_json, page_from_record, page_record
-from vllm_dsocr.document.web import document_html, report_html
+from vllm_dsocr.render.content_html import content_html
+from vllm_dsocr.render.figures import crop_figures, draw_layout, figure_name, label_color
+from vllm_dsocr.render.markdown import document_markdown
+from vllm_dsocr.render.web import document_html, report_html
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "document.schema.json"
 TEXT = (

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from html import escape
 
 from vllm_dsocr.document.blocks import BOX_MAX, Block, Page
-from vllm_dsocr.document.content_html import content_html
-from vllm_dsocr.document.markdown import FigureLink, page_note
-from vllm_dsocr.document.style import CSS, SCRIPT, content_policy
+from vllm_dsocr.render.content_html import content_html
+from vllm_dsocr.render.markdown import FigureLink, page_note
+from vllm_dsocr.render.style import CSS, SCRIPT, content_policy
 
 PageLink = Callable[[Page], str | None]
 LabelColor = Callable[[str], str]

@@ -12,9 +12,9 @@ import pytest
 
 from vllm_dsocr.config import ARCHITECTURE
 from vllm_dsocr.plan.sizes import DecoderSizes
-from vllm_dsocr.plugin.compat import VLLM_REQUIREMENT, range_problem
-from vllm_dsocr.plugin.doctor import ENVIRONMENT_CHECKS, MODEL_CHECKS, main
-from vllm_dsocr.plugin.facts import Environment, Served, untuned_moe
+from vllm_dsocr.plugin.doctor.checks import ENVIRONMENT_CHECKS, MODEL_CHECKS, main
+from vllm_dsocr.plugin.doctor.facts import Environment, Served, untuned_moe
+from vllm_dsocr.plugin.setup.compat import VLLM_REQUIREMENT, range_problem
 
 SOUND = Environment(
     python="3.11.7",
@@ -150,7 +150,7 @@ def installed(tmp_path: Path) -> dict[str, str]:
         package, version = name.split("-")
         (folder / "METADATA").write_text(f"Name: {package}\nVersion: {version}\n")
         (folder / "entry_points.txt").write_text(entry_points)
-    paths = [str(tmp_path), str(Path(__file__).parents[2])]
+    paths = [str(tmp_path), str(Path(__file__).parents[3])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 

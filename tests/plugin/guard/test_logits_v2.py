@@ -15,7 +15,7 @@ pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor")
 from vllm import SamplingParams
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
-from vllm_dsocr.plugin.logits_v2 import SlotGuards
+from vllm_dsocr.plugin.guard.logits_v2 import SlotGuards
 from vllm_dsocr.repetition import NGramGuard, NGramRule, rule_from_options
 
 VOCABULARY = 5

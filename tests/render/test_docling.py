@@ -20,7 +20,7 @@ running head
 
 
 def _document():
-    from vllm_dsocr.document.docling import docling_document
+    from vllm_dsocr.render.docling import docling_document
 
     pages = [Page(1, "ok", 1000, 2000, blocks=parse_blocks(TEXT)), Page(2, "failed", reason="x")]
     document = docling_document("a.pdf", pages)

@@ -1,0 +1,1 @@
+"""`dsocr doctor`: facts about machine and environment -> what will be in force, what is wrong."""

@@ -1,0 +1,1 @@
+"""What comes in: messages -> renderer (one BOS, stripped text) -> tiles and placeholders."""

@@ -1,0 +1,1 @@
+"""What is set without a flag while vLLM makes its configuration, and for which releases."""
