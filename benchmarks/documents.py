@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from examples.reader_training.pages import PAGE_SIDE, held_out_pages
-from vllm_dsocr.cli.engines import add_engine_arguments, make_engine
+from vllm_dsocr.cli.engines import ENGINES, EngineChoice, make_engine
 from vllm_dsocr.metrics import edit_distance
 from vllm_dsocr.page.pdf import POINTS_PER_INCH
 from vllm_dsocr.pipeline.files import write_atomic
@@ -85,7 +85,7 @@ def read_texts(out: Path) -> list[str]:
 
 async def convert(args: argparse.Namespace, source: Path, out: Path) -> Watch:
     watch = Watch()
-    engine = await make_engine(args)
+    engine = await make_engine(EngineChoice(args.server, args.engine, args.model, args.concurrency))
     settings = ReadSettings(
         engine.model, args.task, args.mode, POINTS_PER_INCH, args.max_tokens, args.retries
     )
@@ -127,7 +127,10 @@ def main() -> None:
     parser.add_argument("--mode")
     parser.add_argument("--max-tokens", type=int)
     parser.add_argument("--retries", type=int, default=4)
-    add_engine_arguments(parser)
+    parser.add_argument("--server", metavar="URL")
+    parser.add_argument("--engine", choices=ENGINES)
+    parser.add_argument("--model")
+    parser.add_argument("--concurrency", type=int)
     result = measure(parser.parse_args())
     for name, value in result.items():
         print(f"{name:<18} {value:.4g}" if isinstance(value, float) else f"{name:<18} {value}")

@@ -172,10 +172,10 @@ def test_a_server_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
         ("--task", "translate", "task must be one of markdown, ocr"),
         ("--task", "locate", "needs a text"),
         ("--pages", "3-1", "ends before it begins"),
-        ("--dpi", "5", "between 10 and 1200"),
+        ("--dpi", "5", "greater than or equal to 10"),
         ("--format", "md,docx", "'docx' is not one of md"),
-        ("--mode", "huge", "invalid choice: 'huge'"),
-        ("--concurrency", "0", "not a positive number"),
+        ("--mode", "huge", "'huge' is not one of tiny"),
+        ("--concurrency", "0", "greater than or equal to 1"),
     ],
 )
 def test_wrong_options_are_named(tmp_path: Path, option: str, value: str, words: str) -> None:

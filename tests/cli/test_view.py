@@ -12,7 +12,8 @@ from PIL import Image
 
 from tests.fake_engine import FakeEngine
 from tests.page.pdfs import image_pdf
-from vllm_dsocr.cli.view import main, write_index
+from vllm_dsocr.cli import main
+from vllm_dsocr.cli.view import write_index
 from vllm_dsocr.engine import Completion, Request
 from vllm_dsocr.pipeline.finish import OutputSettings
 from vllm_dsocr.pipeline.inputs import find_inputs
@@ -66,7 +67,7 @@ def _console(result: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def test_the_index_names_every_document(converted: Path, capsys) -> None:
-    assert main([str(converted), "--no-open"]) == 0
+    assert main(["view", str(converted), "--no-open"]) == 0
     index = converted / "index.html"
     assert capsys.readouterr().out.strip() == str(index)
     html = index.read_text("utf-8")
@@ -91,8 +92,11 @@ def test_without_the_source_the_report_has_the_text(converted: Path) -> None:
 
 
 def test_nothing_to_view(tmp_path: Path, capsys) -> None:
-    assert main([str(tmp_path), "--no-open"]) == 2
+    assert main(["view", str(tmp_path), "--no-open"]) == 2
     assert "no finished document" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert main(["view", str(tmp_path / "typo"), "--no-open"]) == 2
+    assert not (tmp_path / "typo").exists()
 
 
 def test_a_browser_shows_boxes_beside_the_text(converted: Path, tmp_path: Path) -> None:

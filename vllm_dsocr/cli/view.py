@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
+import typer
+
+from vllm_dsocr.cli.lazy import APP, examples
 from vllm_dsocr.pipeline.files import InUse, locked, write_atomic
 from vllm_dsocr.pipeline.finish import reopen
 from vllm_dsocr.pipeline.outputs import FORMATS
@@ -18,21 +21,29 @@ from vllm_dsocr.render.style import CSS, content_policy
 
 INDEX = "index.html"
 
+app = typer.Typer(**APP)
 
-def main(argv: Sequence[str]) -> int:
-    """Writes what is missing, prints where to look, opens it."""
-    args = _parser().parse_args(argv)
+
+@app.command(epilog=examples("dsocr view out", "dsocr view out --no-open"))
+def view(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="folder of dsocr convert")],
+    no_open: Annotated[bool, typer.Option("--no-open", help="print the address only")] = False,
+) -> int:
+    """Shows every converted document as a page with its boxes beside the text.
+
+    Writes the reports that are missing, prints where to look and opens it.
+    """
+    if not any(output.rglob(MANIFEST)):
+        print(f"dsocr view: no finished document in {output}", file=sys.stderr)
+        return 2
     try:
-        with locked(args.output):
-            index = write_index(args.output)
+        with locked(output):
+            index = write_index(output)
     except InUse as error:
         print(f"dsocr view: {error}", file=sys.stderr)
         return 2
-    if index is None:
-        print(f"dsocr view: no finished document in {args.output}", file=sys.stderr)
-        return 2
     print(index)
-    if not args.no_open:
+    if not no_open and index is not None:
         webbrowser.open(index.absolute().as_uri())
     return 0
 
@@ -81,10 +92,3 @@ def _fates(folder: Path) -> str:
         f'<span class="status {status}">{statuses.count(status)} {status}</span>'
         for status in sorted(set(statuses))
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dsocr view", description=__doc__)
-    parser.add_argument("output", type=Path, metavar="OUT", help="folder of dsocr convert")
-    parser.add_argument("--no-open", action="store_true", help="print the address only")
-    return parser
