@@ -34,7 +34,7 @@ from vllm_dsocr.pipeline.finish import OutputSettings
 from vllm_dsocr.pipeline.inputs import find_inputs
 from vllm_dsocr.pipeline.run import Conversion
 from vllm_dsocr.pipeline.settings import ReadSettings
-from vllm_dsocr.render.picture_pdf import Picture, picture_pdf
+from vllm_dsocr.render.pdf.pictures import Picture, picture_pdf
 
 PAGES_PER_FILE = 100
 SETTLED = 100  # pages after which memory has to stay

@@ -19,7 +19,7 @@ from vllm_dsocr.pipeline.finish import OutputSettings
 from vllm_dsocr.pipeline.inputs import find_inputs
 from vllm_dsocr.pipeline.run import Conversion
 from vllm_dsocr.pipeline.settings import ReadSettings
-from vllm_dsocr.render.figures import label_color
+from vllm_dsocr.render.colors import label_color
 
 pytest.importorskip("pypdfium2", reason="pip install 'vllm-dsocr[pdf]'")
 

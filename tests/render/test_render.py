@@ -11,11 +11,12 @@ from PIL import Image
 
 from vllm_dsocr.document.blocks import Attempt, Page
 from vllm_dsocr.document.grounding import parse_blocks
-from vllm_dsocr.document.record import document_json, page_from_record, page_record
-from vllm_dsocr.render.content_html import content_html
-from vllm_dsocr.render.figures import crop_figures, draw_layout, figure_name, label_color
-from vllm_dsocr.render.markdown import document_markdown
-from vllm_dsocr.render.web import document_html, report_html
+from vllm_dsocr.document.record import page_from_record, page_record
+from vllm_dsocr.render.colors import label_color
+from vllm_dsocr.render.figures import crop_figures, draw_layout
+from vllm_dsocr.render.finished import FinishedDocument, RenderOptions, figure_name
+from vllm_dsocr.render.formats import FORMATS
+from vllm_dsocr.render.html.content import content_html
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "document.schema.json"
 TEXT = (
@@ -32,12 +33,27 @@ def _page(text: str = TEXT, **more) -> Page:
     return Page(**{"number": 1, "status": "ok", **facts})
 
 
+def _render(name: str, pages: list[Page], **more) -> str:
+    facts = {"title": "<t>", "figure": lambda figure: b"png", **more}
+    return FORMATS[name].text(FinishedDocument(pages=lambda: pages, **facts))
+
+
+class _Pictures:
+    """White images of some pages."""
+
+    def __init__(self, numbers: set[int]) -> None:
+        self._numbers = numbers
+
+    def image(self, number: int) -> Image.Image | None:
+        return Image.new("RGB", (1000, 1400), "white") if number in self._numbers else None
+
+
 def _failed(number: int = 2) -> Page:
     return Page(number, "failed", reason="the PDF is damaged", attempts=(Attempt("first", "x"),))
 
 
 def test_markdown_links_figures_and_keeps_math_and_tables() -> None:
-    text = "".join(document_markdown([_page(), _failed()], lambda f: f"images/{figure_name(f)}"))
+    text = _render("md", [_page(), _failed()])
     assert "![](images/0001-0.png)" in text
     assert "\\( a < b \\) and $$x_1$$" in text
     assert '<td rowspan="2">a</td>' in text
@@ -46,20 +62,20 @@ def test_markdown_links_figures_and_keeps_math_and_tables() -> None:
 
 
 def test_markdown_tables_when_asked_for() -> None:
-    text = "".join(document_markdown([_page()], figure_name, tables="markdown"))
+    text = _render("md", [_page()], options=RenderOptions(tables="markdown"))
     assert "| a | b |\n| --- | --- |\n|  | c |" in text
 
 
 @pytest.mark.parametrize("status", ["truncated", "repeated"])
 def test_trouble_is_said_beside_the_text(status: str) -> None:
-    text = "".join(document_markdown([_page("words", status=status)], figure_name))
+    text = _render("md", [_page("words", status=status)])
     assert "words" in text
     assert "> **Note:**" in text
 
 
 def test_html_is_self_contained_and_inert() -> None:
     hostile = "<script>alert(1)</script> <img src=http://x/y onerror=alert(1)> [a](javascript:b)"
-    html = "".join(document_html("<t>", [_page(hostile), _page()], lambda f: "data:image/png,x"))
+    html = _render("html", [_page(hostile), _page()])
     assert "<script>" not in html
     assert "<img src=http" not in html
     assert "&lt;script&gt;alert(1)" in html
@@ -87,11 +103,7 @@ def test_what_the_model_writes_as_html(text: str, html: str) -> None:
 
 
 def test_report_puts_boxes_over_the_picture() -> None:
-    pages = [_page(), _failed()]
-    pictures = {1: "data:image/jpeg,x"}
-    html = "".join(
-        report_html("t", pages, lambda f: "data:,", lambda p: pictures.get(p.number), label_color)
-    )
+    html = _render("report", [_page(), _failed()], pictures=lambda: _Pictures({1}))
     assert html.count("<rect") == 4
     assert '<rect data-block="1-0" x="100" y="50" width="800" height="50"' in html
     assert "no picture of this page" in html
@@ -110,10 +122,10 @@ def test_document_json_is_what_the_schema_says() -> None:
         "versions": {"vllm-dsocr": "0"},
     }
     pages = [_page(size_points=(595.0, 842.0)), _failed()]
-    document = json.loads("".join(document_json(about, pages)))
+    document = json.loads(_render("json", pages, about=about))
     jsonschema.validate(document, json.loads(SCHEMA.read_text("utf-8")))
     assert document["pages"][0]["blocks"][0]["boxes_px"] == [[100, 70, 900, 140]]
-    assert json.loads("".join(document_json(about, [])))["pages"] == []
+    assert json.loads(_render("json", [], about=about))["pages"] == []
 
 
 def test_figures_are_cut_from_the_page() -> None:
@@ -138,3 +150,13 @@ def test_layout_is_drawn_over_a_copy() -> None:
     assert image.getcolors() == [(1000 * 1400, (255, 255, 255))]
     color = tuple(bytes.fromhex(label_color("text")[1:]))
     assert layout.getpixel((500, int(120 / 999 * 1400))) == color
+
+
+@pytest.mark.parametrize("name", ["md", "html", "report"])
+def test_half_a_surrogate_pair_is_written(name: str) -> None:
+    assert "a \ufffd b \U0001f600 c" in _render(name, [_page("a \ud800 b \ud83d\ude00 c")])
+
+
+def test_half_a_surrogate_pair_reads_back_from_the_json() -> None:
+    (page,) = json.loads(_render("json", [_page("a \ud800 b")]))["pages"]
+    assert page["text"] == "a \ud800 b"

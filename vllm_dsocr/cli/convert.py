@@ -29,10 +29,11 @@ from vllm_dsocr.page.source import PageError
 from vllm_dsocr.pipeline.files import InUse, locked
 from vllm_dsocr.pipeline.finish import OutputSettings, reopen
 from vllm_dsocr.pipeline.inputs import InputFile, find_inputs
-from vllm_dsocr.pipeline.outputs import DEFAULT_FORMATS, FORMATS
 from vllm_dsocr.pipeline.run import Conversion
 from vllm_dsocr.pipeline.settings import ReadSettings
 from vllm_dsocr.pipeline.store import DocumentFolder
+from vllm_dsocr.render.finished import RenderOptions
+from vllm_dsocr.render.formats import DEFAULT_FORMATS, FORMATS
 
 EXIT_FAILED_PAGES, EXIT_STOPPED = 1, 2
 
@@ -194,7 +195,7 @@ def convert(
         Job(
             sources=paths,
             out=out,
-            output=OutputSettings(pages, formats, tables),
+            output=OutputSettings(pages, formats, RenderOptions(tables=tables)),
             reading=lambda name: ReadSettings(name, task, mode, dpi, max_tokens, retries),
             engine=EngineChoice(
                 server, engine, model, concurrency, server_retries, dict(engine_args)
@@ -223,8 +224,8 @@ def _run(job: Job) -> int:
 
 
 async def _convert(job: Job, files: Sequence[InputFile]) -> list[Event]:
-    if "docling" in job.output.formats:
-        import vllm_dsocr.render.docling  # noqa: F401  says now what it needs, not at the end
+    for name in job.output.formats:
+        FORMATS[name].load()  # says now what it needs, not at the end
     engine = await make_engine(job.engine)
     settings = job.reading(engine.model)
     if job.as_json:

@@ -15,9 +15,10 @@ import typer
 from vllm_dsocr.cli.lazy import APP, examples
 from vllm_dsocr.pipeline.files import InUse, locked, write_atomic
 from vllm_dsocr.pipeline.finish import reopen
-from vllm_dsocr.pipeline.outputs import FORMATS
+from vllm_dsocr.pipeline.outputs import write_format
 from vllm_dsocr.pipeline.store import MANIFEST, DocumentFolder
-from vllm_dsocr.render.style import CSS, content_policy
+from vllm_dsocr.render.formats import FORMATS
+from vllm_dsocr.render.html.style import CSS, content_policy
 
 INDEX = "index.html"
 
@@ -68,7 +69,7 @@ def _write_report(folder: Path) -> None:
     document = reopen(DocumentFolder(folder))
     is_new = report.exists() and report.stat().st_mtime_ns >= manifest.stat().st_mtime_ns
     if document is not None and not is_new:
-        FORMATS["report"].write(document)
+        write_format(FORMATS["report"], document, folder)
 
 
 def _index(out: Path, folders: Sequence[Path]) -> Iterator[str]:

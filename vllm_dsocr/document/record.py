@@ -1,4 +1,4 @@
-"""Page <-> JSON. `docs/document.schema.json` describes what is written here.
+"""Page <-> JSON values. `docs/document.schema.json` describes them.
 
 Pixel and point boxes are written for readers of the JSON and derived again when it is read. Knows
 nothing of files; standard library only.
@@ -6,15 +6,11 @@ nothing of files; standard library only.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from vllm_dsocr.document.blocks import Attempt, Block, Box, Page
-
-FORMAT = "dsocr-document"
-FORMAT_VERSION = 1
 
 
 def page_record(page: Page) -> dict[str, Any]:
@@ -52,17 +48,6 @@ def page_from_record(record: Mapping[str, Any]) -> Page:
         attempts=tuple(Attempt(**attempt) for attempt in record["attempts"]),
         reason=record["reason"],
     )
-
-
-def document_json(about: Mapping[str, Any], pages: Iterable[Page]) -> Iterator[str]:
-    """Pieces of the document's JSON, one page per line; `about` becomes its leading keys."""
-    head = {"format": FORMAT, "format_version": FORMAT_VERSION, **about}
-    yield json.dumps(head, ensure_ascii=False, indent=1)[:-2] + ',\n "pages": [\n'
-    separator = "  "
-    for page in pages:
-        yield separator + json.dumps(page_record(page), ensure_ascii=False)
-        separator = ",\n  "
-    yield "\n ]\n}\n"
 
 
 def _block_record(block: Block, page: Page) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vllm_dsocr.document.unicode import utf8
+
 _TEMPORARY = ".tmp"
 
 
@@ -20,7 +22,7 @@ def write_atomic(path: Path, pieces: Iterable[str | bytes]) -> None:
     temporary = path.with_name(path.name + _TEMPORARY)
     with temporary.open("wb") as file:
         for piece in pieces:
-            file.write(piece.encode() if isinstance(piece, str) else piece)
+            file.write(utf8(piece) if isinstance(piece, str) else piece)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -16,10 +16,12 @@ from vllm_dsocr import __version__
 from vllm_dsocr.document.blocks import Page
 from vllm_dsocr.page.ranges import ALL_PAGES, PageRanges
 from vllm_dsocr.pipeline.inputs import InputFile
-from vllm_dsocr.pipeline.outputs import DEFAULT_FORMATS, FORMATS, FinishedDocument, PagePictures
+from vllm_dsocr.pipeline.outputs import PagePictures, write_format
 from vllm_dsocr.pipeline.settings import ReadSettings
 from vllm_dsocr.pipeline.store import MANIFEST, DocumentFolder
-from vllm_dsocr.render.markdown import TableStyle, page_note
+from vllm_dsocr.render.finished import FinishedDocument, RenderOptions
+from vllm_dsocr.render.formats import DEFAULT_FORMATS, FORMATS
+from vllm_dsocr.render.markdown import page_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class OutputSettings:
 
     wanted: PageRanges = ALL_PAGES
     formats: tuple[str, ...] = DEFAULT_FORMATS
-    tables: TableStyle = "html"
+    options: RenderOptions = RenderOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Recipe:
             "settings": asdict(self.settings),
             "wanted": str(self.output.wanted),
             "formats": list(self.output.formats),
-            "tables": self.output.tables,
+            "options": asdict(self.output.options),
         }
 
     def page_key(self, number: int) -> str:
@@ -79,14 +81,15 @@ def finish_document(
     output = recipe.output
     document = FinishedDocument(
         title=file.path.name,
-        folder=folder,
-        about=_about(file, recipe, versions),
-        numbers=numbers,
+        pages=lambda: folder.pages(numbers),
+        figure=folder.figure,
         pictures=lambda: PagePictures(file.path, output.wanted, recipe.settings.dpi),
-        tables=output.tables,
+        about=_about(file, recipe, versions),
+        source=file.path,
+        options=output.options,
     )
     for name in output.formats:
-        FORMATS[name].write(document)
+        write_format(FORMATS[name], document, folder.path)
     manifest = {"path": str(file.path.absolute()), **_manifest(document, recipe)}
     folder.write(MANIFEST, [json.dumps(manifest, ensure_ascii=False, indent=1), "\n"])
 
@@ -100,10 +103,10 @@ def reopen(folder: DocumentFolder) -> FinishedDocument | None:
     wanted, dpi = PageRanges.parse(recipe["wanted"]), recipe["settings"]["dpi"]
     return FinishedDocument(
         title=path.name,
-        folder=folder,
-        about={},
-        numbers=[page["page"] for page in manifest["pages"]],
+        pages=lambda: folder.pages(page["page"] for page in manifest["pages"]),
+        figure=folder.figure,
         pictures=lambda: PagePictures(path, wanted, dpi),
+        source=path,
     )
 
 

@@ -20,10 +20,11 @@ from typing import Any
 
 from vllm_dsocr.document.blocks import Figure, Page
 from vllm_dsocr.document.record import page_from_record, page_record
+from vllm_dsocr.document.unicode import json_text
 from vllm_dsocr.pipeline.files import remove_leftovers, write_atomic
-from vllm_dsocr.render.figures import figure_name
+from vllm_dsocr.render.finished import IMAGES, figure_name
 
-IMAGES, MANIFEST = "images", "manifest.json"
+MANIFEST = "manifest.json"
 
 
 class DocumentFolder:
@@ -57,7 +58,7 @@ class DocumentFolder:
             if stale.name not in names:
                 stale.unlink()
         record = {"key": key, **page_record(page)}
-        write_atomic(self._record_path(page.number), [json.dumps(record, ensure_ascii=False)])
+        write_atomic(self._record_path(page.number), [json_text(record)])
 
     def pages(self, numbers: Iterable[int]) -> Iterator[Page]:
         """Recorded pages of those numbers, one at a time. Raises OSError for one not recorded."""

@@ -7,7 +7,7 @@ Knows nothing of files.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 try:
     from docling_core.types.doc import (
@@ -25,6 +25,7 @@ except ImportError as error:
 
 from vllm_dsocr.document.blocks import Block, Page
 from vllm_dsocr.document.tables import Table, split_tables
+from vllm_dsocr.render.finished import FinishedDocument
 
 _HEADINGS = ("title", "sub_title")
 _LABELS = {
@@ -40,6 +41,12 @@ _LABELS = {
     "page_number": DocItemLabel.PAGE_FOOTER,
 }
 _FURNITURE = (DocItemLabel.PAGE_HEADER, DocItemLabel.PAGE_FOOTER)
+
+
+def pieces(document: FinishedDocument) -> Iterator[str]:
+    """The DoclingDocument as JSON."""
+    yield docling_document(document.title, document.pages()).model_dump_json()
+    yield "\n"
 
 
 def docling_document(name: str, pages: Iterable[Page]) -> DoclingDocument:

@@ -6,40 +6,15 @@ Knows nothing of where pictures are stored. Needs Pillow.
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Iterator
 
 from PIL import Image, ImageDraw, ImageFont
 
 from vllm_dsocr.document.blocks import Block, Figure, Page
+from vllm_dsocr.render.colors import label_color
 
-FIGURE_SUFFIX = ".png"
 _FILL_ALPHA = 26
-_COLORS = {
-    "title": "#c0392b",
-    "sub_title": "#d35400",
-    "text": "#2471a3",
-    "list": "#2e86c1",
-    "equation": "#7d3c98",
-    "table": "#1e8449",
-    "table_caption": "#52a36f",
-    "image": "#b9770e",
-    "figure": "#9a7d0a",
-    "image_caption": "#ca9a3c",
-    "header": "#5d6d7e",
-    "footer": "#34495e",
-}
-_OTHER_COLORS = ("#a93279", "#117a65", "#6e2c00", "#1a5276")
-
-
-def label_color(label: str) -> str:
-    """The colour ("#rrggbb") a label has wherever layout is drawn; the same in every run."""
-    return _COLORS.get(label) or _OTHER_COLORS[zlib.crc32(label.encode()) % len(_OTHER_COLORS)]
-
-
-def figure_name(figure: Figure) -> str:
-    """File name of a figure's crop, unique in its document."""
-    return f"{figure.page:04d}-{figure.index}{FIGURE_SUFFIX}"
+_JPEG_QUALITY = 80
 
 
 def crop_figures(image: Image.Image, page: Page) -> Iterator[tuple[Figure, bytes]]:
@@ -64,6 +39,13 @@ def png_bytes(image: Image.Image) -> bytes:
     """Lossless file bytes, the same for the same pixels."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def jpeg_bytes(image: Image.Image) -> bytes:
+    """File bytes of a page to look at."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()
 
 

@@ -8,14 +8,11 @@ Standard library only.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
-from vllm_dsocr.document.blocks import Block, Figure, Page
+from vllm_dsocr.document.blocks import Block, Page
 from vllm_dsocr.document.tables import Table, split_tables, table_markdown
-
-FigureLink = Callable[[Figure], str]
-TableStyle = Literal["html", "markdown"]
+from vllm_dsocr.render.finished import FigureLink, FinishedDocument
 
 # Written by the official code wherever a page has layout tags: these two are not in plain LaTeX.
 _PLAIN_LATEX = {"\\coloneqq": ":=", "\\eqqcolon": "=:"}
@@ -37,14 +34,12 @@ def page_markdown(page: Page, link: FigureLink) -> str:
     return _plain_latex(text) if _is_grounded(page.blocks) else text
 
 
-def document_markdown(
-    pages: Iterable[Page], link: FigureLink, tables: TableStyle = "html"
-) -> Iterator[str]:
-    """Pieces of the whole document, page by page; page breaks and troubles are marked."""
-    for page in pages:
+def pieces(document: FinishedDocument) -> Iterator[str]:
+    """The whole document, page by page; page breaks and troubles are marked."""
+    for page in document.pages():
         yield f"<!-- page {page.number} -->\n\n"
-        text = tidy(page_markdown(page, link))
-        if tables == "markdown":
+        text = tidy(page_markdown(page, document.link))
+        if document.options.tables == "markdown":
             text = pipe_tables(text)
         for part in (text, _note(page)):
             if part:
