@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from vllm_dsocr.hf import DeepseekOCRConfig, DeepseekOCRForCausalLM
+from vllm_dsocr.hf.balance import Balance
 from vllm_dsocr.hf.moe import MoE
 
 PROMPT = "<image>\nFree OCR."
@@ -160,17 +161,18 @@ def test_both_ways_of_mixing_experts_agree():
 
 def test_balance_loss_is_lowest_for_even_load_and_trains_the_router_only():
     layer = moe(experts=4, chosen=1).train()
+    one = Balance(torch.zeros(1, 4, dtype=torch.long), None, None)
     even = torch.full((1, 4, 4), 0.25)
     uneven = torch.tensor([0.97, 0.01, 0.01, 0.01]).expand(1, 4, 4)
-    loss_even = layer._balance_loss(even, torch.arange(4)[:, None])
-    loss_uneven = layer._balance_loss(uneven, torch.zeros(4, 1, dtype=torch.long))
+    loss_even = layer._balance_loss(even, torch.arange(4)[:, None], one)
+    loss_uneven = layer._balance_loss(uneven, torch.zeros(4, 1, dtype=torch.long), one)
     torch.testing.assert_close(loss_even, torch.tensor(layer.config.aux_loss_alpha))
     assert loss_uneven > 3 * loss_even
-    x = torch.randn(1, 6, 16)
+    x = torch.randn(1, 4, 16)
+    layer.balance = one
     value = layer(x)
     assert torch.equal(value, layer.eval()(x))  # the loss does not show in the output
-    value.detach().requires_grad_()
-    (value * 0).sum().backward()
+    one.tap((value * 0).sum()).backward()
     assert layer.gate.weight.grad.abs().sum() > 0
 
 
@@ -189,4 +191,6 @@ def test_balance_loss_is_as_defined(seq_aux):
         for group, row in zip(groups, choices, strict=True)
     ]
     expected = layer.config.aux_loss_alpha * sum(losses) / len(losses)
-    assert layer._balance_loss(scores, chosen).item() == pytest.approx(expected, rel=1e-5)
+    alike = Balance(torch.zeros(3, 5, dtype=torch.long), None, None)
+    loss = layer._balance_loss(scores, chosen, alike)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)

@@ -54,6 +54,11 @@ def add_lora(model: DeepseekOCRForCausalLM, settings: LoraSettings) -> torch.nn.
     return peft.get_peft_model(model, config)
 
 
+def base_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The model under the adapters, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def load_with_adapter(adapter: Path, base: str | None = None) -> torch.nn.Module:
     """The base checkpoint in its own dtype with the adapter on it, whatever its names are like.
 

@@ -18,23 +18,26 @@ from transformers import GenerationMixin, LlamaModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
+from transformers.utils import logging
 
 from vllm_dsocr.config import IGNORE_INDEX, PageOptions
 from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages
 from vllm_dsocr.encoder.clip import Embeddings as ClipEmbeddings
 from vllm_dsocr.encoder.sam import SamVit
+from vllm_dsocr.hf.balance import Balance
 from vllm_dsocr.hf.configuration import DeepseekOCRConfig
 from vllm_dsocr.hf.infer import infer
-from vllm_dsocr.hf.loss import lean_cross_entropy, next_tokens
-from vllm_dsocr.hf.moe import MoE
+from vllm_dsocr.hf.loss import cross_entropy, lean_cross_entropy, next_tokens
+from vllm_dsocr.hf.moe import DecoderLayer, MoE
 from vllm_dsocr.page.geometry import num_tiles
 
+logger = logging.get_logger(__name__)
 VISION_INPUTS = ("images", "images_seq_mask", "images_spatial_crop")
 
 
 class DeepseekOCRPreTrainedModel(LlamaPreTrainedModel):
     config_class = DeepseekOCRConfig
-    _no_split_modules = ["LlamaDecoderLayer", "SamVit", "ClipVit"]
+    _no_split_modules = ["LlamaDecoderLayer", "DecoderLayer", "SamVit", "ClipVit"]
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -53,8 +56,9 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
 
     def __init__(self, config: DeepseekOCRConfig) -> None:
         super().__init__(config)
-        for layer in self.layers[config.first_k_dense_replace :]:
-            layer.mlp = MoE(config)
+        for index in range(config.first_k_dense_replace, config.num_hidden_layers):
+            self.layers[index] = DecoderLayer(config, index)
+            self.layers[index].mlp = MoE(config)
         build_vision_tower(self, config.vision_sizes)
         self.post_init()
 
@@ -112,9 +116,11 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
 
     lean_loss: set it to True and `forward` with labels gives the loss alone, its logits being None,
     in a fraction of the memory.
+    label_smoothing: so much of each label is spread over the whole vocabulary.
     """
 
     lean_loss = False
+    label_smoothing = 0.0
 
     def __init__(self, config: DeepseekOCRConfig) -> None:
         super().__init__(config)
@@ -144,11 +150,16 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
         Raises ValueError when placeholders and image embeddings differ in number.
         """
         vision = (images, images_seq_mask, images_spatial_crop)
-        outputs = self.model(input_ids, *vision, attention_mask=attention_mask, **kwargs)
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden = outputs.last_hidden_state[:, rows, :]
         targets = None if labels is None else next_tokens(labels)[:, rows].contiguous()
-        loss, logits = self._loss_and_logits(hidden, targets, kwargs.get("num_items_in_batch"))
+        num_items = kwargs.get("num_items_in_batch")
+        if self.training:
+            kwargs["balance"] = self._balance(targets, attention_mask, num_items)
+        outputs = self.model(input_ids, *vision, attention_mask=attention_mask, **kwargs)
+        hidden = outputs.last_hidden_state[:, rows, :]
+        loss, logits = self._loss_and_logits(hidden, targets, num_items)
+        if loss is not None and kwargs.get("balance") is not None:
+            loss = kwargs["balance"].tap(loss)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -157,14 +168,27 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
+    def _balance(
+        self, targets: Tensor | None, attention_mask: Tensor | None, num_items: Tensor | int | None
+    ) -> Balance | None:
+        if not self.config.aux_loss_alpha:
+            return None
+        if targets is None:
+            logger.warning_once("a pass without labels: the router's balance loss is left out")
+            return None
+        return Balance(targets, attention_mask, num_items)
+
     def _loss_and_logits(
         self, hidden: Tensor, targets: Tensor | None, num_items: Tensor | int | None
     ) -> tuple[Tensor | None, Tensor | None]:
         if targets is not None and self.lean_loss:
-            return lean_cross_entropy(self.lm_head, hidden, targets, num_items), None
+            smoothing = self.label_smoothing
+            return lean_cross_entropy(self.lm_head, hidden, targets, num_items, smoothing), None
         logits = self.lm_head(hidden).float()
         if targets is None:
             return None, logits
+        if self.label_smoothing:
+            return cross_entropy(logits, targets, num_items, self.label_smoothing), logits
         sizes = {"vocab_size": self.vocab_size, "ignore_index": IGNORE_INDEX}
         loss = self.loss_function(
             logits, None, shift_labels=targets, num_items_in_batch=num_items, **sizes
@@ -188,6 +212,10 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
             new = input_ids.shape[1] - vision["images_seq_mask"].shape[1]
             vision["images_seq_mask"] = nn.functional.pad(vision["images_seq_mask"], (0, new))
         return {**inputs, **vision}
+
+    def _get_name(self) -> str:
+        # FSDP2 renames the class, and the Trainer knows by the name whether labels are shifted.
+        return DeepseekOCRForCausalLM.__name__
 
     def infer(
         self,

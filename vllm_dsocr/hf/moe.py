@@ -1,15 +1,19 @@
 """Mixture-of-experts feed-forward of the DeepSeek-V2 decoder (arXiv 2401.06066).
 
-Hidden states (B, S, D) -> (B, S, D): top-k routed experts, always-on shared experts, router balance
-loss while training. Parameter names are the checkpoint's. Knows nothing of attention or images.
+Hidden states (B, S, D) -> (B, S, D): top-k routed experts, always-on shared experts; router
+balance loss where a pass with labels trains. Parameter names are the checkpoint's. Knows nothing of attention or images.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from vllm_dsocr.hf.balance import Balance
 from vllm_dsocr.hf.configuration import DeepseekOCRConfig
 
 
@@ -27,7 +31,12 @@ class Mlp(nn.Module):
 
 
 class MoE(nn.Module):
-    """Router, routed experts and shared experts of one layer."""
+    """Router, routed experts and shared experts of one layer.
+
+    balance: of the pass at hand, see DecoderLayer; without one there is no balance loss.
+    """
+
+    balance: Balance | None = None
 
     def __init__(self, config: DeepseekOCRConfig) -> None:
         super().__init__()
@@ -43,8 +52,8 @@ class MoE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scores, weights, chosen = self.route(x)
         y = self.mix(x.flatten(0, 1), weights, chosen).view_as(x)
-        if self.training and self.config.aux_loss_alpha:
-            y = WithLoss.apply(y, self._balance_loss(scores, chosen))
+        if self.balance is not None and self.training and self.config.aux_loss_alpha:
+            y = self.balance.attach(y, self._balance_loss(scores, chosen, self.balance))
         return y + self.shared_experts(x) if self.config.n_shared_experts else y
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,27 +88,37 @@ class MoE(nn.Module):
         out = out * weights.flatten()[order, None].to(out.dtype)
         return torch.zeros_like(x, dtype=out.dtype).index_add(0, rows, out)
 
-    def _balance_loss(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Expert balance loss (arXiv 2401.06066, eq. 12-14), per sequence if `seq_aux`."""
-        experts = scores.shape[-1]
+    def _balance_loss(self, scores: Tensor, chosen: Tensor, balance: Balance) -> Tensor:
+        """Expert balance loss (arXiv 2401.06066, eq. 12-14) of real tokens.
+
+        Per sequence if `seq_aux`; else over all sequences of the pass, weighing as they do.
+        """
+        rows, length, experts = scores.shape
+        real = scores.new_ones(rows, length) if balance.tokens is None else balance.tokens
+        real = real.to(scores)
+        weights = balance.weights.to(scores)
+        ids = chosen.view(rows, -1)  # (B, S*k)
+        counts = scores.new_zeros(rows, experts)
+        counts.scatter_add_(1, ids, real.repeat_interleave(ids.shape[1] // length, dim=1))
+        sums = (scores * real[..., None]).sum(dim=1)  # (B, E)
+        tokens = real.sum(dim=1, keepdim=True)
         if not self.config.seq_aux:
-            scores = scores.flatten(0, 1)[None]
-        chosen = chosen.view(scores.shape[0], -1)
-        counts = scores.new_zeros(scores.shape[0], experts)
-        counts.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=counts.dtype))
-        share = counts * experts / chosen.shape[1]  # 1 where the load is even
-        return self.config.aux_loss_alpha * (share * scores.mean(dim=1)).sum(dim=1).mean()
+            counts, sums, tokens = (t.sum(0, keepdim=True) for t in (counts, sums, tokens))
+            weights = weights.sum(0, keepdim=True)
+        tokens = tokens.clamp(min=1)
+        share = counts * experts / (tokens * (ids.shape[1] // length))  # 1 where load is even
+        return self.config.aux_loss_alpha * (weights @ (share * sums / tokens).sum(dim=1))
 
 
-class WithLoss(torch.autograd.Function):
-    """Passes a tensor on and gives `loss` a gradient of one, without showing in the loss value."""
+class DecoderLayer(LlamaDecoderLayer):
+    """Llama's layer, which tells its experts what this pass's balance loss weighs.
 
-    @staticmethod
-    def forward(ctx, tensor: Tensor, loss: Tensor) -> Tensor:
-        ctx.loss_dtype = loss.dtype
-        ctx.loss_device = loss.device
-        return tensor.view_as(tensor)
+    As an argument of the layer, so that a layer computed again in a checkpoint gets its own.
+    """
 
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return grad, torch.ones((), dtype=ctx.loss_dtype, device=ctx.loss_device)
+    def forward(self, *args: Any, balance: Balance | None = None, **kwargs: Any) -> Tensor:
+        self.mlp.balance = balance
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self.mlp.balance = None

@@ -90,6 +90,11 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
+def is_error_rate(metric: Any) -> bool:
+    """Is it `cer`, with or without the name of the data in front?"""
+    return isinstance(metric, str) and metric.rpartition("_")[2] == "cer"
+
+
 def _checked(values: dict[str, Any]) -> TrainSettings:
     freeze = values.get("freeze") or []
     if not _is_list_of(freeze, PARTS):
@@ -103,6 +108,8 @@ def _checked(values: dict[str, Any]) -> TrainSettings:
     allowed = _names(TrainingArguments) - set(OWN_ARGUMENTS)
     trainer = _mapping("trainer", values.get("trainer") or {}, allowed)
     values["trainer"] = {name: _number(name, value) for name, value in trainer.items()}
+    if trainer.get("greater_is_better") and is_error_rate(trainer.get("metric_for_best_model")):
+        raise SettingsError("trainer.greater_is_better is true: the greatest error rate is worst")
     return TrainSettings(**{**values, "freeze": tuple(freeze)})
 
 

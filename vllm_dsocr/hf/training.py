@@ -15,17 +15,18 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import GenerationConfig, Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalLoopOutput
 
 from vllm_dsocr.config import EOS_TOKEN
 from vllm_dsocr.engine import clean_text
 from vllm_dsocr.hf.data import PageCollator, PageDataset, Sample, read_samples
-from vllm_dsocr.hf.lora import add_lora
+from vllm_dsocr.hf.lora import add_lora, base_model
 from vllm_dsocr.hf.model import DeepseekOCRForCausalLM
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
-from vllm_dsocr.hf.train_settings import SettingsError, TrainSettings
+from vllm_dsocr.hf.train_settings import SettingsError, TrainSettings, is_error_rate
 from vllm_dsocr.metrics import edit_distance
 from vllm_dsocr.page.source import open_image
 
@@ -104,7 +105,8 @@ class LengthGroups(LengthGroupedSampler):
 class PageTrainer(Trainer):
     """The plain Trainer, whose evaluation also reads pages.
 
-    read: samples whose character error rate becomes the metric `eval_cer`.
+    read: samples whose character error rate becomes the metric `eval_cer`, of which the lowest is
+    the best.
     """
 
     def __init__(
@@ -117,6 +119,11 @@ class PageTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._processor = processor
         self._read = list(read)
+        if is_error_rate(self.args.metric_for_best_model):
+            self.args.greater_is_better = False
+        # The model smooths by itself, where it can do so without the logits of whole pages.
+        self.label_smoother = None
+        base_model(self.model).label_smoothing = self.args.label_smoothing_factor
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         sampler = super()._get_train_sampler(train_dataset)
@@ -125,16 +132,18 @@ class PageTrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthGroups(sampler.batch_size, train_dataset or self.train_dataset, seed)
 
-    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict:
-        """The Trainer's metrics and the error rate, wrong characters per character of the truth."""
-        metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self._read:
-            rate = {f"{metric_key_prefix}_cer": self._character_error_rate()}
-            self.log(rate)
-            metrics |= rate
-        return metrics
+    def evaluation_loop(
+        self, dataloader: DataLoader, description: str, *args: Any, **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Adds the error rate here, so that logs, callbacks and the best checkpoint all see it."""
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        if self._read and prefix == "eval":
+            output.metrics[f"{prefix}_cer"] = self._character_error_rate()
+        return output
 
     def _character_error_rate(self) -> float:
+        """Wrong characters per character of the truth."""
         self.model.eval()
         step, edits = self.args.per_device_eval_batch_size, 0
         for start in range(0, len(self._read), step):
