@@ -1,7 +1,8 @@
 """Mixture-of-experts feed-forward of the DeepSeek-V2 decoder (arXiv 2401.06066).
 
 Hidden states (B, S, D) -> (B, S, D): top-k routed experts, always-on shared experts; router
-balance loss where a pass with labels trains. Parameter names are the checkpoint's. Knows nothing of attention or images.
+balance loss where a pass with labels trains. Parameter names are the checkpoint's. Knows nothing of
+attention or images.
 """
 
 from __future__ import annotations
