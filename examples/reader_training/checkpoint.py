@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vllm_dsocr.config import ARCHITECTURE, IMAGE_TOKEN, PAD_TOKEN, PATCH_SIZE
@@ -128,3 +128,9 @@ def save_checkpoint(state: dict[str, Tensor], folder: Path) -> None:
     ends = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ends})
     write_tokenizer(folder)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of `save_checkpoint`, in fp32."""
+    weights = load_file(folder / "model.safetensors")
+    return {n: t.float() if t.is_floating_point() else t for n, t in weights.items()}

@@ -38,15 +38,21 @@ class Decoded(NamedTuple):
     balance: Tensor
 
 
-def encode_strips(model: DeepseekOCRForCausalLM, strips: Tensor, top: int) -> Features:
-    """Normalised grey strips (B, H, 640) lying `top` px below the page's upper edge -> features."""
+def encode_strips(
+    model: DeepseekOCRForCausalLM, strips: Tensor, top: int, frozen: bool = False
+) -> Features:
+    """Normalised grey strips (B, H, 640) lying `top` px below the page's upper edge -> features.
+
+    frozen: no gradient reaches what makes the fine features.
+    """
     sam, tower = model.model.sam_model, model.model
     window = model.config.vision_sizes.sam.window_size
-    x, grid = _window_patches(sam, strips, top // PATCH_SIZE, window)
-    for block in sam.blocks:
-        x = x + _window_attention(block.attn, block.norm1(x), window)
-        x = x + block.mlp(block.norm2(x))
-    fine = sam.neck(_to_raster(x, grid, window).permute(0, 3, 1, 2))
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        x, grid = _window_patches(sam, strips, top // PATCH_SIZE, window)
+        for block in sam.blocks:
+            x = x + _window_attention(block.attn, block.norm1(x), window)
+            x = x + block.mlp(block.norm2(x))
+        fine = sam.neck(_to_raster(x, grid, window).permute(0, 3, 1, 2))
     features = sam.net_3(sam.net_2(fine))
     local = features.flatten(2).transpose(1, 2)
     row = top // (PATCH_SIZE * DOWNSAMPLE_RATIO)

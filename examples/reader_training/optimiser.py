@@ -1,4 +1,4 @@
-"""bf16 parameters and their gradients -> fp32 master weights stepped by Muon and AdamW.
+"""Parameters and their gradients -> fp32 master weights stepped by Muon and AdamW.
 
 Matrices go to Muon (arXiv 2502.16982), everything else to AdamW. Parameters and gradients lie in
 flat buffers: processes exchange gradients in one call, each steps its own slice of the parameters
@@ -7,16 +7,21 @@ and sends it round. Knows nothing of losses or schedules.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .muon import Muon
+
 ADAM_RATE_SHARE = 0.1  # AdamW's rate as a share of Muon's
 ENCODER = ("model.sam_model.", "model.vision_model.", "model.projector.")
 LOOKED_UP = ("embed_tokens", "lm_head", "mlp.gate.", "pos_embed", "position_embedding", "rel_pos")
 SMALLEST_SIDE = 64
+AVERAGED_STEPS = 60  # about so many last steps make the averaged weights
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
@@ -27,7 +32,7 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
 
 
 class Optimiser:
-    """Steps named bf16 parameters; every process calls it in the same order."""
+    """Steps named parameters; every process calls it in the same order."""
 
     def __init__(self, named: dict[str, nn.Parameter], rank: int, num_ranks: int) -> None:
         # Every num_ranks-th parameter has the same owner: like shapes are shared out evenly.
@@ -44,6 +49,8 @@ class Optimiser:
         self.own_grads = self.grads.split(lengths)[rank]
         self.rank = rank
         self.masters = self.slices[rank].float()
+        self.averages = self.masters.clone()
+        self.steps = 0
         self.master_grads = torch.zeros_like(self.masters)
         self.optimisers = self._build({name: named[name] for name in slices[rank]})
 
@@ -62,8 +69,10 @@ class Optimiser:
             [{"params": v, "encoder": k[1]} for k, v in groups.items() if k[0] == matrix]
             for matrix in (True, False)
         )
+        # torch's own Muon computes in bf16, which only pays where the weights do, too.
+        muon_class = torch.optim.Muon if self.params.dtype == torch.bfloat16 else Muon
         return [
-            torch.optim.Muon(muon, lr=0.0, weight_decay=0.05, momentum=0.95),
+            muon_class(muon, lr=0.0, weight_decay=0.05, momentum=0.95),
             torch.optim.AdamW(adam, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
         ]
 
@@ -79,21 +88,37 @@ class Optimiser:
                 group["lr"] = rate * share * (encoder_share if group["encoder"] else 1.0)
             optimiser.step()
         self.grads.zero_()
-        self._exchange()
+        self.steps += 1
+        self.averages.lerp_(self.masters, max(1 / AVERAGED_STEPS, 1 / (self.steps + 1)))
+        self._exchange(self.masters)
         return float(norm)
 
-    def _exchange(self) -> None:
-        self.slices[self.rank].copy_(self.masters)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the parameters are the mean of their last values: as good as after a decay."""
+        self._exchange(self.averages)
+        yield
+        self._exchange(self.masters)
+
+    def _exchange(self, own: Tensor) -> None:
+        self.slices[self.rank].copy_(own)
         for owner, piece in enumerate(self.slices):
             dist.broadcast(piece, owner)
 
     def state_dict(self) -> dict[str, Any]:
         """This process's master weights and optimiser state."""
-        return {"masters": self.masters, "optimisers": [o.state_dict() for o in self.optimisers]}
+        return {
+            "masters": self.masters,
+            "averages": self.averages,
+            "steps": self.steps,
+            "optimisers": [o.state_dict() for o in self.optimisers],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo `state_dict` on all processes; the parameters follow."""
         self.masters.copy_(state["masters"])
+        self.averages.copy_(state["averages"])
+        self.steps = state["steps"]
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self._exchange()
+        self._exchange(self.masters)

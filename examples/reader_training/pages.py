@@ -64,12 +64,12 @@ def load_font(name: str, size: int, basic: bool) -> ImageFont.FreeTypeFont:
 
 
 @lru_cache(maxsize=65536)
-def _advance(font: ImageFont.FreeTypeFont, char: str) -> float:
+def advance(font: ImageFont.FreeTypeFont, char: str) -> float:
     return font.getlength(char)
 
 
-def _width(font: ImageFont.FreeTypeFont, text: str) -> float:
-    return sum(_advance(font, char) for char in text)
+def text_width(font: ImageFont.FreeTypeFont, text: str) -> float:
+    return sum(advance(font, char) for char in text)
 
 
 @lru_cache(maxsize=1)
@@ -140,13 +140,13 @@ def _fill_line(
     while True:
         word = next(words)
         longer = f"{line} {word}" if line else word
-        if _width(font, longer) > (target if line else width):
+        if text_width(font, longer) > (target if line else width):
             return line or _cut(word, font, width)
         line = longer
 
 
 def _cut(word: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    while word and _width(font, word) > width:
+    while word and text_width(font, word) > width:
         word = word[:-1]
     return word
 
@@ -167,17 +167,17 @@ def _draw(
         x = left + rng.uniform(-1.5, 1.5)
         base = top + pitch * i + font_size * 0.95 + rng.uniform(-1, 1)
         spacing = rng.uniform(-0.4, 1.6) if rng.random() < 0.12 else 0.0
-        spans = _draw_line(draw, (x, base), line, font, ink, spacing)
+        spans = draw_line(draw, (x, base), line, font, ink, spacing)
         middle = base - 0.33 * font_size
         centers += [((a + b) / 2, middle) for a, b in spans]
         centers.append((spans[-1][1] + 0.4 * font_size, middle))
     end = centers.pop() if centers else (0.0, 0.0)
     if rng.random() < 1 / 3:
-        image = _add_noise(rng, image)
+        image = add_noise(rng, image)
     return Page(image, "\n".join(line for line, _ in lines), centers, end)
 
 
-def _draw_line(
+def draw_line(
     draw: ImageDraw.ImageDraw,
     start: tuple[float, float],
     line: str,
@@ -190,10 +190,10 @@ def _draw_line(
     if not spacing:
         draw.text((x, base), line, fill=ink, font=font, anchor="ls")
     # Kerning and ligatures make the printed line a little shorter than its advances.
-    scale = 1.0 if spacing else font.getlength(line) / _width(font, line)
+    scale = 1.0 if spacing else font.getlength(line) / text_width(font, line)
     spans = []
     for char in line:
-        step = _advance(font, char) * scale + spacing
+        step = advance(font, char) * scale + spacing
         if spacing and char != " ":
             draw.text((x, base), char, fill=ink, font=font, anchor="ls")
         spans.append((x, x + step))
@@ -201,7 +201,7 @@ def _draw_line(
     return spans
 
 
-def _add_noise(rng: Random, image: Image.Image) -> Image.Image:
+def add_noise(rng: Random, image: Image.Image) -> Image.Image:
     pixels = np.asarray(image, np.float32)
     start = rng.randrange(_noise_bank().size - pixels.size)
     noise = _noise_bank()[start : start + pixels.size].reshape(pixels.shape)

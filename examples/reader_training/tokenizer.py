@@ -7,6 +7,7 @@ printed ASCII character is exactly one token. Knows nothing of models or pages.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,34 @@ CHAT_TOKENS = ("<|User|>", "<|Assistant|>")
 EXTRA_TOKENS = (IMAGE_TOKEN, *MARKUP_TOKENS, *CHAT_TOKENS)
 IMAGE_ID = FIRST_BYTE_ID + 256
 VOCAB_SIZE = 320  # rows of the embedding table; the ids above are fewer
+SPECIAL_IDS = {token: IMAGE_ID + i for i, token in enumerate(EXTRA_TOKENS)}
+_SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_IDS)))
 
 
 def encode(text: str) -> list[int]:
     """Ids of a text without special tokens; the same ids as the written tokenizer gives."""
     return [byte + FIRST_BYTE_ID for byte in text.encode()]
+
+
+def encode_markup(text: str) -> list[int]:
+    """Ids of a text whose special tokens are one id each."""
+    ids, start = [], 0
+    for found in _SPECIAL.finditer(text):
+        ids += [*encode(text[start : found.start()]), SPECIAL_IDS[found[0]]]
+        start = found.end()
+    return ids + encode(text[start:])
+
+
+def decode_markup(ids: list[int]) -> str:
+    """Text of `ids` up to the end of the answer, special tokens by name."""
+    names = {i: token for token, i in SPECIAL_IDS.items()}
+    ids = ids[: ids.index(EOS_ID)] if EOS_ID in ids else ids
+    pieces = (
+        names[i].encode() if i in names else bytes([i - FIRST_BYTE_ID])
+        for i in ids
+        if FIRST_BYTE_ID <= i < IMAGE_ID or i in names
+    )
+    return b"".join(pieces).decode(errors="replace")
 
 
 def decode(ids: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Trains the bundled reader from scratch on rendered pages: no data set, no pretrained weights.
+"""Trains the bundled reader on rendered pages: no data set, no pretrained weights of others.
 
 Two processes of one thread each share every step (gloo). Progress is the share of the wall time
 between the start and the deadline in OUT/deadline, a file that may be edited while training runs.
@@ -18,18 +18,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from . import schedule
-from .batches import BatchMaker
-from .checkpoint import new_model, save_checkpoint
+from .batches import BatchMaker, Mix
+from .checkpoint import new_model, read_weights, save_checkpoint
+from .layout.answers import markdown_answer
+from .layout.page import held_out_layouts
 from .losses import Heads, encoder_losses, joint_losses
 from .optimiser import Optimiser
 from .pages import held_out_pages
-from .reading import count_errors, read_pages
+from .schedule import MAX_NORM, PLANS, between
+from .scores.reading import MAX_MARKUP_TOKENS, count_errors, read_images, read_pages
+from .scores.scoring import overlaps
 
-LOG_EVERY = 50  # steps
+LOG_EVERY = 25  # steps
 SAVE_EVERY = 300  # s
 READ_EVERY = 600  # s
-READ_PAGES = 16  # per process
+READ_PAGES = {"lines": (16, 0), "layout": (8, 8)}  # per process: without and with layout
 
 
 class Clock:
@@ -52,33 +55,41 @@ class Clock:
 class Trainer:
     """One process of the training run."""
 
-    def __init__(self, out: Path, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.out, self.seed, self.rank = out, seed, dist.get_rank()
-        self.model = new_model().to(torch.bfloat16)
+    def __init__(self, args: argparse.Namespace) -> None:
+        torch.manual_seed(args.seed)
+        self.out, self.seed, self.rank = args.out, args.seed, dist.get_rank()
+        self.plan_name, self.plan = args.plan, PLANS[args.plan]
+        dtype = getattr(torch, args.dtype)
+        self.model = new_model()
+        if args.init:
+            self.model.load_state_dict(read_weights(args.init))
+        self.alone = self.plan.warm_up if args.init else 0  # steps that new heads need
+        self.model.to(dtype)
         config = self.model.config
         neck = config.vision_sizes.sam.neck_channels
-        self.heads = Heads(neck, config.hidden_size).to(torch.bfloat16)
+        self.heads = Heads(neck, config.hidden_size).to(dtype)
         named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         heads = {f"heads.{n}": p for n, p in self.heads.named_parameters()}
         self.optimiser = Optimiser({**named, **heads}, self.rank, dist.get_world_size())
         self.step = self.pages = 0
         self.used = 0.0  # s of earlier runs
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, tuple[float, int]] = {}
+        self.began = 0
 
     def run(self, clock: Clock) -> None:
         """Train until the deadline."""
-        plan = Random(self.seed + self.step)
+        self.began = self.step  # the rate warms up after every start
+        order = Random(self.seed + self.step)
         batches = BatchMaker(self.seed + self.step, self.rank)
         saved = read = time.time()
         while (share := clock.share()) < 1.0:
-            self.train_step(share, plan, batches)
+            self.train_step(share, order, batches)
             if self.step % LOG_EVERY == 0:
                 self.log(share, clock)
             if self._agree(time.time() - saved > SAVE_EVERY):
                 self.save(clock)
                 saved = time.time()
-            if schedule.is_joint(share) and self._agree(time.time() - read > READ_EVERY):
+            if self.plan.is_joint(share) and self._agree(time.time() - read > READ_EVERY):
                 self.read()
                 read = time.time()
         self.read()
@@ -89,45 +100,68 @@ class Trainer:
         dist.broadcast(flag, 0)
         return bool(flag)
 
-    def train_step(self, share: float, plan: Random, batches: BatchMaker) -> None:
+    def train_step(self, share: float, order: Random, batches: BatchMaker) -> None:
         """One update on one batch per process."""
-        mix = schedule.height_mix(share)
-        height = plan.choices(list(mix), list(mix.values()))[0]
-        joint = schedule.is_joint(share)
-        batch = batches.next(height, dense=not joint)
-        losses = (joint_losses if joint else encoder_losses)(self.model, self.heads, batch)
-        weights = schedule.loss_weights(share)
-        sum(weights[name] * losses[name] for name in weights).backward()
-        rate = schedule.rate(share, self.step)
-        encoder = schedule.encoder_rate_share(share)
-        norm = self.optimiser.step(rate, encoder, schedule.MAX_NORM)
+        heights = between(self.plan.heights, share)
+        height = int(order.choices(list(heights), list(heights.values()))[0])
+        joint = self.plan.is_joint(share)
+        batch = batches.next(height, Mix(**between(self.plan.pages, share), dense=not joint))
+        if joint:
+            settled, frozen = self.step > self.alone, share < self.plan.frozen_until
+            losses = joint_losses(self.model, self.heads, batch, settled, frozen)
+        else:
+            losses = encoder_losses(self.model, self.heads, batch)
+        weights = self.plan.loss_weights(share)
+        sum(weights[name] * losses[name] for name in weights if name in losses).backward()
+        rate = self.plan.rate(share, self.step - self.began)
+        norm = self.optimiser.step(rate, self.plan.encoder_share(share), MAX_NORM)
         self.step += 1
         self.pages += len(batch.ids) * dist.get_world_size()
         values = {name: float(loss.detach()) for name, loss in losses.items()}
-        self._count({**values, "norm": norm, "height": height})
+        self._count({**values, "norm": norm, "height": height, "length": batch.ids.shape[1]})
 
     def _count(self, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.sums["steps"] = self.sums.get("steps", 0.0) + 1
+            total, times = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + value, times + 1)
 
     def log(self, share: float, clock: Clock) -> None:
         """Means since the last line, rank 0 only."""
-        steps = self.sums.pop("steps")
-        means = {name: round(total / steps, 4) for name, total in self.sums.items()}
+        means = {name: round(total / times, 4) for name, (total, times) in self.sums.items()}
         self.sums = {}
         minutes = (time.time() - clock.started) / 60
+        rate = round(self.plan.rate(share, self.step - self.began), 6)
         head = {"step": self.step, "minutes": round(minutes, 2), "share": round(share, 4)}
-        self.write({**head, "pages": self.pages, "rate": schedule.rate(share, self.step), **means})
+        self.write({**head, "pages": self.pages, "rate": rate, **means})
 
     def read(self) -> None:
-        """Character error rate on held-out pages of 640 px, each process reading its part."""
+        """Error rates on held-out pages of 640 px, each process reading its part."""
         self.model.eval()
-        pages = held_out_pages(READ_PAGES, seed=self.rank * READ_PAGES)
-        counts = torch.tensor(count_errors(read_pages(self.model, pages), pages))
+        plain, layout = READ_PAGES[self.plan_name]
+        pages = held_out_pages(plain, seed=self.rank * plain)
+        with self.optimiser.averaged():
+            texts = read_pages(self.model, pages)
+            layouts = self._read_layouts(layout) if layout else []
+        counts = [*count_errors(texts, [page.text for page in pages]), *layouts]
         self.model.train()
-        dist.all_reduce(counts)
-        self.write({"step": self.step, "cer_640": round(float(counts[0] / counts[1]), 4)})
+        sums = torch.tensor(counts, dtype=torch.float64)
+        dist.all_reduce(sums)
+        shares = [round(float(a / b), 4) for a, b in sums.view(-1, 2)]
+        names = ("cer_640", "markup_cer", "iou")
+        self.write({"step": self.step, **dict(zip(names, shares, strict=False))})
+
+    def _read_layouts(self, count: int) -> list[float]:
+        pages = held_out_layouts(count, seed=self.rank * count)
+        answers = [markdown_answer(page) for page in pages]
+        images, prompt = [page.image for page in pages], answers[0].prompt
+        texts = read_images(self.model, images, prompt, MAX_MARKUP_TOKENS)
+        truths = [answer.text for answer in answers]
+        if self.rank == 0:
+            (self.out / "reading.txt").write_text(
+                "".join(f"--- {t}\n+++ {r}\n" for t, r in zip(truths, texts, strict=True))
+            )
+        found = [v for t, r in zip(texts, truths, strict=True) for v in overlaps(t, r)]
+        return [*count_errors(texts, truths), sum(found), len(found)]
 
     def write(self, line: dict[str, Any]) -> None:
         """One JSON line to OUT/log.jsonl and the terminal."""
@@ -138,23 +172,26 @@ class Trainer:
                 file.write(text + "\n")
 
     def save(self, clock: Clock) -> None:
-        """Write OUT/model.pt and, per process, OUT/state-RANK.pt, from which --resume goes on."""
+        """Write OUT/model.pt and, per process, OUT/state-RANK.pt, from which --resume goes on.
+
+        The files of one step replace those of another together.
+        """
         progress = {"step": self.step, "pages": self.pages, "used": time.time() - clock.started}
-        write(self.out / f"state-{self.rank}.pt", {**progress, **self.optimiser.state_dict()})
-        if self.rank == 0:
-            write(self.out / "model.pt", self.model.state_dict())
+        files = {f"state-{self.rank}.pt": {**progress, **self.optimiser.state_dict()}}
+        with self.optimiser.averaged():
+            if self.rank == 0:
+                files["model.pt"] = self.model.state_dict()
+            for name, value in files.items():
+                torch.save(value, self.out / f"{name}.new")
+        dist.barrier()
+        for name in files:
+            (self.out / f"{name}.new").replace(self.out / name)
 
     def resume(self) -> None:
         """Go on from the files of `save`."""
         state = torch.load(self.out / f"state-{self.rank}.pt", weights_only=True)
         self.optimiser.load_state_dict(state)
         self.step, self.pages, self.used = state["step"], state["pages"], state["used"]
-
-
-def write(path: Path, value: Any) -> None:
-    """Save so that an interruption leaves the old file whole."""
-    torch.save(value, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)
 
 
 def export(out: Path, folder: Path) -> None:
@@ -167,7 +204,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(args.port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=args.processes)
-    trainer = Trainer(args.out, args.seed)
+    trainer = Trainer(args)
     if args.resume:
         trainer.resume()
     started = time.time() - trainer.used
@@ -182,6 +219,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="work folder for state and log")
     parser.add_argument("--minutes", type=float, default=95.0, help="wall time of the whole run")
+    parser.add_argument("--plan", choices=PLANS, default="layout", help="what is learnt")
+    parser.add_argument("--init", type=Path, help="checkpoint folder whose weights to start from")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--port", type=int, default=29511)

@@ -160,3 +160,12 @@ def word_stream(rng: Random, held_out: bool) -> Iterator[str]:
         for _ in range(rng.randint(2, 8)):
             yield next(streams[name])
         name = rng.choices(names, weights)[0] if mixed else name
+
+
+LAYOUT_WEIGHTS = {"prose": 0.62, "shuffled": 0.12, "figures": 0.14, "invoice": 0.12}
+
+
+def layout_words(rng: Random, held_out: bool) -> Iterator[str]:
+    """Endless words of one source for one page with layout; none that Markdown could mistake."""
+    (name,) = rng.choices(list(LAYOUT_WEIGHTS), list(LAYOUT_WEIGHTS.values()))
+    return SOURCES[name][0](rng, held_out)

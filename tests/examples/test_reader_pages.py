@@ -11,7 +11,8 @@ import torch
 pytest.importorskip("matplotlib", reason="the pages use matplotlib's DejaVu fonts")
 pytest.importorskip("transformers")
 
-from examples.reader_training import batches, checkpoint, forward, reading, tokenizer  # noqa: E402
+from examples.reader_training import batches, checkpoint, forward, muon, tokenizer  # noqa: E402
+from examples.reader_training.layout.answers import plain_answer  # noqa: E402
 from examples.reader_training.pages import (  # noqa: E402
     FONTS,
     MAX_CHARS,
@@ -20,6 +21,7 @@ from examples.reader_training.pages import (  # noqa: E402
     load_font,
     render_page,
 )
+from examples.reader_training.scores import reading  # noqa: E402
 from examples.reader_training.words import english_words, is_held_out  # noqa: E402
 from vllm_dsocr.config import BOS_TOKEN, EOS_TOKEN, IGNORE_INDEX, IMAGE_TOKEN, PAD_TOKEN  # noqa: E402
 from vllm_dsocr.hf import DeepseekOCRForCausalLM  # noqa: E402
@@ -105,7 +107,8 @@ def test_tokenizer_files_agree_with_the_ids(tmp_path):
 
 def test_batches_name_the_next_character_and_its_place():
     pages = [render_page(Random(seed), 640, 256) for seed in (1, 2)]
-    batch = batches.make_batch(pages, "<image>\nFree OCR.", top=128)
+    samples = [batches.Sample(page.image, plain_answer(page, "free")) for page in pages]
+    batch = batches.make_batch(samples, top=128)
     for row, page in enumerate(pages):
         said = batch.labels[row] != IGNORE_INDEX
         labels = batch.labels[row][said].tolist()
@@ -128,7 +131,8 @@ def model():
 @torch.inference_mode()
 def test_training_pass_equals_the_model_on_full_pages(model):
     pages = held_out_pages(2)
-    batch = batches.make_batch(pages, "<image>\nFree OCR.", top=0)
+    samples = [batches.Sample(page.image, plain_answer(page, "free")) for page in pages]
+    batch = batches.make_batch(samples, top=0)
     mask = batch.ids == tokenizer.IMAGE_ID
     x = model.model.embed_tokens(batch.ids)
     image = forward.page_embeddings(model, forward.encode_strips(model, batch.pixels, 0).coarse)
@@ -143,7 +147,7 @@ def test_training_pass_equals_the_model_on_full_pages(model):
 @torch.inference_mode()
 def test_strips_take_their_band_of_the_page(model):
     """Windows do not look across bands, so a band's fine features are those of the whole page."""
-    page = batches.normalise(held_out_pages(1)[0])[None]
+    page = batches.normalise(held_out_pages(1)[0].image)[None]
     whole = forward.encode_strips(model, page, 0).fine
     band = forward.encode_strips(model, page[:, 128:384], 128).fine
     inner = slice(9, 23)  # the neck's 3x3 convolution sees one patch beyond the band's edges
@@ -160,5 +164,36 @@ def test_saved_checkpoint_is_small_and_reads_the_same(model, tmp_path):
 
 def test_errors_are_counted_over_all_characters():
     pages = held_out_pages(2)
-    wrong, printed = reading.count_errors([pages[0].text, pages[1].text[2:]], pages)
+    texts = [page.text for page in pages]
+    wrong, printed = reading.count_errors([texts[0], texts[1][2:]], texts)
     assert (wrong, printed) == (2, len(pages[0].text) + len(pages[1].text))
+
+
+def test_muon_steps_as_torchs_does_but_in_fp32():
+    """torch's orthogonalises in bf16, hence the tolerance; a gradient of zeros moves nothing."""
+    torch.manual_seed(0)
+    start, still = torch.randn(48, 96), torch.randn(8, 8)
+    ours, theirs = start.clone(), start.clone().requires_grad_()
+    steppers = (
+        muon.Muon([ours, still], lr=0.1, weight_decay=0.1, momentum=0.9),
+        torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, momentum=0.9),
+    )
+    before = still.clone()
+    for _ in range(3):
+        ours.grad, still.grad = torch.randn(48, 96), torch.zeros(8, 8)
+        theirs.grad = ours.grad.clone()
+        for stepper in steppers:
+            stepper.step()
+    moved = (theirs.detach() - start).norm()
+    assert (ours - theirs.detach()).norm() < 0.02 * moved
+    assert torch.equal(still, before)
+
+
+@torch.inference_mode(False)
+def test_frozen_features_get_no_gradient(model):
+    strip = batches.normalise(render_page(Random(1), 640, 128).image)[None]
+    for frozen in (True, False):
+        model.zero_grad()
+        forward.encode_strips(model, strip, 0, frozen).coarse.sum().backward()
+        assert (model.model.sam_model.patch_embed.proj.weight.grad is None) == frozen
+        assert model.model.projector.layers.weight.grad is not None
