@@ -5,7 +5,6 @@ import json
 import pytest
 
 from vllm_dsocr.cli import main
-from vllm_dsocr.evaluation.order import match, order_distance
 from vllm_dsocr.evaluation.page import score_folder, score_page, summary
 
 TABLE = "<table><tr><td>a</td><td>b</td></tr></table>"
@@ -21,11 +20,17 @@ def test_a_page_is_scored_by_text_tables_and_order():
     assert (plain.teds, plain.order_distance, plain.edit_distance) == (None, None, 1)
 
 
-def test_order_is_that_of_what_was_found():
-    truth = ["alpha one", "beta two", "gamma three"]
-    assert match(["gamma thre", "unrelated words", "alpha one"], truth) == {0: 2, 2: 0}
-    assert order_distance(["alpha one", "something else", "gamma three"], truth) == 0
-    assert order_distance(["beta two", "alpha one", "gamma three"], truth) == pytest.approx(2 / 3)
+def test_nothing_read_has_the_worst_order_and_missing_paragraphs_worsen_it():
+    truth = "The alpha paragraph.\n\nA beta one.\n\nGamma comes third.\n\nAnd delta last."
+    assert score_page("p", "", truth).order_distance == 1
+    assert score_page("p", truth, truth).order_distance == 0
+    missing = "The alpha paragraph.\n\nGamma comes third.\n\nAnd delta last."
+    assert score_page("p", missing, truth).order_distance == pytest.approx(1 / 4)
+
+
+def test_pictures_and_marks_of_pages_are_no_text():
+    text = "<!-- page 1 -->\n\nOne\n\n![A figure](figures/p1-1.png)\n\ntwo"
+    assert score_page("p", text, "One\n\ntwo").edits == 0
 
 
 def test_rates_are_sums_over_sums():
@@ -53,6 +58,18 @@ def folders(tmp_path):
 def test_texts_are_found_by_name_and_missing_ones_are_empty(folders):
     edits = {score.name: score.edits for score in score_folder(*folders)}
     assert edits == {"a": 1, "c": 10, "sub/b": 0}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf"])
+def test_the_folder_of_a_document_has_the_name_of_its_file(folders, suffix):
+    read, truth = folders
+    folder = read / f"c{suffix}"
+    folder.mkdir()
+    (folder / "document.md").write_text("<!-- page 1 -->\n\nnever read\n")
+    assert {score.name: score.edits for score in score_folder(read, truth)}["c"] == 0
+    (read / "c.tiff").mkdir()
+    (read / "c.tiff" / "document.md").write_text("another")
+    assert {score.name: score.edits for score in score_folder(read, truth)}["c"] == 10
 
 
 def test_the_command_ends_with_json(folders, capsys):

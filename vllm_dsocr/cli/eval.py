@@ -54,7 +54,7 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _is_summary(value: Any) -> bool:
-    return isinstance(value, dict) and "cer" in value
+    return isinstance(value, dict) and "pages" in value
 
 
 def _number(value: float | int | None) -> str:

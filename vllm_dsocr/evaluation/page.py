@@ -6,24 +6,28 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from statistics import fmean
 
-from vllm_dsocr.document.tables import Table, split_tables
-from vllm_dsocr.evaluation.order import order_distance, paragraphs
-from vllm_dsocr.evaluation.teds import teds
+from vllm_dsocr.evaluation.omni_blocks import INLINE, Block, read_blocks
+from vllm_dsocr.evaluation.omni_match import match_blocks, order_distance
+from vllm_dsocr.evaluation.table_form import mean_teds, tables_of
 from vllm_dsocr.metrics import edit_distance, normalised_distance
 
+DOCUMENT = "document.md"  # of a folder that `dsocr convert` wrote
 TEXT_SUFFIXES = (".md", ".mmd", ".txt")
 _PAGE_MARK = re.compile(r"<!-- page \d+ -->\n*")
+_IMAGE = re.compile(r"!\[[^\]\n]*\]\([^)\n]*\)\n*")
 
 
 @dataclass(frozen=True, slots=True)
 class PageScore:
     """edits, characters and word_edits, words: error rates are sums over sums.
 
-    edit_distance: edits per character of the longer text.  teds, order_distance: None without
-    tables and with fewer than two paragraphs in the truth.
+    edit_distance: edits per character of the longer text.  teds: None without tables in the truth.
+    order_distance: edits per block that put the blocks found into the order of the truth, those
+    nobody found with them; None with fewer than two blocks in the truth.
     """
 
     name: str
@@ -40,9 +44,8 @@ class PageScore:
 def score_page(name: str, text: str, truth: str) -> PageScore:
     """Texts are compared with tables and all, in one Unicode form, without outer white space."""
     text, truth = tidy(text), tidy(truth)
-    words, blocks = truth.split(), paragraphs(truth)
-    tables = [part for part in split_tables(truth) if isinstance(part, Table)]
-    read = [part for part in split_tables(text) if isinstance(part, Table)]
+    words = truth.split()
+    (tables, rest), (true_tables, true_rest) = tables_of(text), tables_of(truth)
     return PageScore(
         name=name,
         edits=edit_distance(text, truth),
@@ -50,24 +53,24 @@ def score_page(name: str, text: str, truth: str) -> PageScore:
         word_edits=edit_distance(text.split(), words),
         words=len(words),
         edit_distance=normalised_distance(text, truth),
-        teds=mean_teds(read, tables),
-        teds_structure=mean_teds(read, tables, structure_only=True),
-        order_distance=order_distance(paragraphs(text), blocks) if len(blocks) > 1 else None,
+        teds=mean_teds(tables, true_tables),
+        teds_structure=mean_teds(tables, true_tables, structure_only=True),
+        order_distance=_order(rest, true_rest),
     )
 
 
-def mean_teds(
-    read: Sequence[Table], truth: Sequence[Table], structure_only: bool = False
-) -> float | None:
-    """Mean over the tables of the truth, paired in their order; a missing one counts 0."""
-    pairs = zip(read, truth, strict=False)
-    total = sum(teds(one, other, structure_only) for one, other in pairs)
-    return total / len(truth) if truth else None
+def _order(text: str, truth: str) -> float | None:
+    blocks = _blocks(truth)
+    return order_distance(match_blocks(_blocks(text), blocks)) if len(blocks) > 1 else None
+
+
+def _blocks(text: str) -> list[Block]:
+    return [block for block in read_blocks(text) if block.kind != INLINE]
 
 
 def tidy(text: str) -> str:
-    """One Unicode form, no marks of page breaks, no white space at the ends."""
-    return unicodedata.normalize("NFC", _PAGE_MARK.sub("", text)).strip()
+    """One Unicode form, no marks of page breaks, no pictures, no white space at the ends."""
+    return unicodedata.normalize("NFC", _IMAGE.sub("", _PAGE_MARK.sub("", text))).strip()
 
 
 def summary(scores: Sequence[PageScore]) -> dict[str, float | int | None]:
@@ -89,12 +92,20 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def find_text(folder: Path, *names: str) -> str | None:
-    """The text of a page in a folder of such, or of what `dsocr convert` wrote; None without."""
+    """The text of a page in a folder of such, or of what `dsocr convert` wrote; None without.
+
+    `convert` names the folder of a document after its file, suffix and all: for the name `a` that
+    is `a.png` or `a.pdf`, as long as there is only one such.
+    """
     for name in names:
         own = [folder / f"{name}{suffix}" for suffix in TEXT_SUFFIXES]
-        for path in (*own, folder / name / "document.md"):
+        for path in (*own, folder / name / DOCUMENT):
             if path.is_file():
                 return path.read_text(encoding="utf-8")
+        converted = list((folder / name).parent.glob(f"{escape(Path(name).name)}.*/{DOCUMENT}"))
+        converted = [path for path in converted if path.parent.stem == Path(name).name]
+        if len(converted) == 1:
+            return converted[0].read_text(encoding="utf-8")
     return None
 
 
