@@ -26,12 +26,14 @@ MAX_SIZE = 6
 
 @dataclass
 class Case:
-    """A batch in which requests own several rows, and the output tokens of each row."""
+    """A batch in which requests own several rows, the output and the legal tokens of each row."""
 
     rules: list[NGramRule | None]  # of the slots
     rows: RowTokens
     outputs: list[list[int]]  # of the rows
+    legal: list[list[int]]  # of the rows: what a grammar, or the like, has left
     vocabulary: int
+    num_spared: int = 0  # rows in which all that was legal had to be banned, so nothing is
 
     @property
     def table(self) -> torch.Tensor:
@@ -50,16 +52,21 @@ class Case:
 
     def check(self, ban_repeats: Callable[..., None], device: str = "cpu") -> int:
         """Raises AssertionError at the first difference; the number of bans."""
-        logits = torch.randn(len(self.outputs), self.vocabulary)
+        logits = torch.full((len(self.outputs), self.vocabulary), -torch.inf)
+        for row, legal in enumerate(self.legal):
+            logits[row, legal] = torch.randn(len(legal))
         want = logits.clone()
         for row, (slot, output) in enumerate(zip(self.rows.slots, self.outputs, strict=True)):
             if rule := self.rules[slot]:
-                want[row, list(NGramGuard(rule, output).banned())] = -torch.inf
-        got = logits.to(device)
+                banned = list(NGramGuard(rule, output).banned())
+                spared = set(self.legal[row]) <= set(banned)
+                self.num_spared += spared
+                want[row, [] if spared else banned] = -torch.inf
+        got = logits.clone().to(device)
         rows = RowTokens(*(tensor.to(device) for tensor in self.rows))
         ban_repeats(got, self.table.to(device), rows, self.largest)
         assert torch.equal(got.cpu(), want)
-        return int(torch.isinf(want).sum())
+        return int((torch.isinf(want) & ~torch.isinf(logits)).sum())
 
 
 def random_case(seed: int) -> Case:
@@ -87,7 +94,31 @@ def random_case(seed: int) -> Case:
         prompt_len=prompt_len,
         total_len=total_len,
     )
-    return Case([random_rule(rng, vocabulary) for _ in range(NUM_SLOTS)], rows, outputs, vocabulary)
+    rules = [random_rule(rng, vocabulary) for _ in range(NUM_SLOTS)]
+    legal = [random_legal(rng, vocabulary) for _ in outputs]
+    return Case(rules, rows, outputs, legal, vocabulary)
+
+
+def random_legal(rng: random.Random, vocabulary: int) -> list[int]:
+    kept = rng.randrange(1, vocabulary) if rng.random() < 0.3 else vocabulary
+    return rng.sample(range(vocabulary), kept)
+
+
+def long_case() -> Case:
+    """A history of several thousand tokens without a window, and a vocabulary of as many."""
+    rng, vocabulary, length = random.Random(0), 5000, 4000
+    output = [rng.randrange(vocabulary) for _ in range(length - 3)]
+    output += output[1000:1003]
+    rows = RowTokens(
+        slots=torch.zeros(1, dtype=torch.int32),
+        num_drafts=torch.zeros(1, dtype=torch.int32),
+        input_ids=torch.tensor(output[-1:], dtype=torch.int32),
+        history=torch.tensor([[1, *output]], dtype=torch.int32),
+        prompt_len=torch.ones(1, dtype=torch.int32),
+        total_len=torch.tensor([1 + length], dtype=torch.int32),
+    )
+    rules = [NGramRule(3), *[None] * (NUM_SLOTS - 1)]
+    return Case(rules, rows, [output], [list(range(vocabulary))], vocabulary)
 
 
 def random_rule(rng: random.Random, vocabulary: int) -> NGramRule | None:
@@ -97,7 +128,11 @@ def random_rule(rng: random.Random, vocabulary: int) -> NGramRule | None:
 
 
 def check_all(ban_repeats: Callable[..., None], device: str = "cpu") -> None:
-    assert sum(random_case(seed).check(ban_repeats, device) for seed in range(40)) > 100
+    cases = [random_case(seed) for seed in range(60)]
+    assert sum(case.check(ban_repeats, device) for case in cases) > 70
+    assert sum(case.num_spared for case in cases) > 5
+    wide = long_case()
+    assert wide.check(ban_repeats, device) > 0
 
 
 def test_torch_bans_what_the_rule_bans() -> None:
@@ -125,13 +160,14 @@ def test_the_kernel_compiles_for_gpus(capability: int) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from vllm_dsocr.plugin.guard.ban_triton import BLOCK, _ban_repeats_kernel
+    from vllm_dsocr.plugin.guard.ban_triton import BLOCK, VOCABULARY_BLOCK, _ban_repeats_kernel
 
     types = dict.fromkeys(_ban_repeats_kernel.arg_names, "*i32")
     types |= {"logits_ptr": "*fp32", "input_ids_ptr": "*i64", "HEAD": "constexpr"}
+    types |= {"before_ptr": "*fp32", "vocabulary": "i32", "width": "i32"}
     types |= {name: "i32" for name in types if name.endswith("stride")}
-    types["BLOCK"] = "constexpr"
-    source = ASTSource(_ban_repeats_kernel, types, {"HEAD": len(Limits._fields), "BLOCK": BLOCK})
+    constants = {"HEAD": len(Limits._fields), "BLOCK": BLOCK, "VOCABULARY_BLOCK": VOCABULARY_BLOCK}
+    source = ASTSource(_ban_repeats_kernel, types | dict.fromkeys(constants, "constexpr"), constants)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
     assert compiled.asm["cubin"]
 

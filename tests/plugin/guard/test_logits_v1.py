@@ -12,22 +12,14 @@ import torch
 
 pytest.importorskip("vllm")
 
-from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
-from vllm_dsocr.plugin.guard.logits_v1 import BatchGuards
-from vllm_dsocr.repetition import NGramGuard, NGramRule, rule_from_options
+from tests.plugin.guard.requests import DEFAULT, KINDS, masked_logits, params_of, without
+from vllm_dsocr.plugin.guard.logits_v1 import PROBE, BatchGuards
+from vllm_dsocr.repetition import NGramGuard
 
 VOCABULARY = 5
-DEFAULT = NGramRule(3, 12, frozenset({1}))
-OPTIONS = (
-    {},
-    {"ngram_size": 0},
-    {"ngram_size": 2, "window_size": 7},
-    {"ngram_size": 4, "whitelist_token_ids": [0, 2]},
-    {"ngram_size": 1},
-)
 
 
 def persistent_batch(guards: BatchGuards, max_num_reqs: int) -> InputBatch:
@@ -47,12 +39,12 @@ def persistent_batch(guards: BatchGuards, max_num_reqs: int) -> InputBatch:
     return InputBatch(**{name: value for name, value in arguments.items() if name in known})
 
 
-def request(name: str, options: dict, output_ids: list[int]) -> CachedRequestState:
+def request(name: str, fields: dict, output_ids: list[int]) -> CachedRequestState:
     return CachedRequestState(
         req_id=name,
         prompt_token_ids=[1, 2, 3],
         mm_features=[],
-        sampling_params=SamplingParams(temperature=0, extra_args=options),
+        sampling_params=params_of(fields),
         generator=None,
         block_ids=([],),
         num_computed_tokens=0,
@@ -71,7 +63,7 @@ def random_step(
     for _ in range(rng.randrange(3)):
         if len(states) < batch.max_num_reqs:
             earlier = [rng.randrange(VOCABULARY) for _ in range(rng.choice((0, 0, 20)))]
-            state = request(f"request {next(names)}", rng.choice(OPTIONS), earlier)
+            state = request(f"request {next(names)}", rng.choice(KINDS)[0], earlier)
             states[state.req_id] = state
             batch.add_request(state)
     batch.condense()
@@ -84,10 +76,10 @@ def expected(logits: torch.Tensor, batch: InputBatch, states: dict) -> torch.Ten
     logits = logits.clone()
     for row, name in enumerate(batch.req_ids):
         state = states[name]
-        rule = rule_from_options(state.sampling_params.extra_args, DEFAULT)
+        (rule,) = (r for fields, r in KINDS if params_of(fields) == state.sampling_params)
         if rule:
             banned = NGramGuard(rule, state.output_token_ids).banned()
-            logits[row, list(banned)] = -torch.inf
+            logits[row] = without(logits[row], banned)
     return logits
 
 
@@ -99,11 +91,12 @@ def test_rows_keep_their_rule_through_moves(seed: int) -> None:
     num_bans = 0
     for _ in range(150):
         random_step(rng, batch, states, names)
-        logits = torch.randn(len(states), VOCABULARY)
+        logits = masked_logits(rng, len(states), VOCABULARY)
+        before = logits.clone()
         want = expected(logits, batch, states)
         got = guards.apply(logits)
         assert torch.equal(got, want)
-        num_bans += torch.isinf(want).sum().item()
+        num_bans += (torch.isinf(want) & ~torch.isinf(before)).sum().item()
         for state in states.values():
             state.output_token_ids.append(rng.randrange(VOCABULARY))
     assert num_bans > 50
@@ -113,7 +106,7 @@ def test_tokens_of_the_step_under_way_are_read_once_known() -> None:
     """Async scheduling: at update_state the last token is a placeholder, at apply it is known."""
     guards = BatchGuards(torch.device("cpu"), False, None)
     batch = persistent_batch(guards, max_num_reqs=1)
-    state = request("only", {"ngram_size": 2}, [])
+    state = request("only", {"extra_args": {"ngram_size": 2}}, [])
     batch.add_request(state)
     for token, banned in [(3, []), (4, []), (3, [4]), (2, []), (3, [2, 4])]:
         state.output_token_ids.append(-1)
@@ -127,8 +120,24 @@ def test_other_requests_cost_nothing() -> None:
     guards = BatchGuards(torch.device("cpu"), False, None)
     batch = persistent_batch(guards, max_num_reqs=2)
     batch.add_request(request("plain", {}, [1, 1, 1]))
-    batch.add_request(request("one", {"ngram_size": 1}, [1, 1, 1]))
+    batch.add_request(request("one", {"extra_args": {"ngram_size": 1}}, [1, 1, 1]))
     batch.refresh_metadata()
     logits = torch.zeros(2, VOCABULARY)
     assert torch.equal(guards.apply(logits), torch.zeros(2, VOCABULARY))
     assert not guards._rows
+
+
+@pytest.mark.parametrize("legal", [3, PROBE + 3])
+def test_the_only_legal_token_is_never_banned(legal: int) -> None:
+    """Beside a row of the same ban that has another one left, wherever that is."""
+    guards = BatchGuards(torch.device("cpu"), False, None)
+    batch = persistent_batch(guards, max_num_reqs=2)
+    for name in ("forced", "free"):
+        batch.add_request(request(name, {"extra_args": {"ngram_size": 2}}, [legal] * 3))
+    batch.refresh_metadata()
+    logits = torch.full((2, 2 * PROBE), -torch.inf)
+    logits[:, legal] = 5.0
+    logits[1, PROBE + 7] = -3.0
+    got = guards.apply(logits)
+    assert got.argmax(dim=1).tolist() == [legal, PROBE + 7]
+    assert got[0, legal] == 5.0 and torch.isinf(got[1, legal])

@@ -12,23 +12,15 @@ import torch
 
 pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor")
 
-from vllm import SamplingParams
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
+from tests.plugin.guard.requests import DEFAULT, KINDS, masked_logits, params_of, without
 from vllm_dsocr.plugin.guard.logits_v2 import SlotGuards
-from vllm_dsocr.repetition import NGramGuard, NGramRule, rule_from_options
+from vllm_dsocr.repetition import NGramGuard, NGramRule
 
 VOCABULARY = 5
 NUM_SLOTS = 6
 MAX_LEN = 256
-DEFAULT = NGramRule(3, 12, frozenset({1}))
-OPTIONS = (
-    {},
-    {"ngram_size": 0},
-    {"ngram_size": 2, "window_size": 7},
-    {"ngram_size": 4, "whitelist_token_ids": [0, 2]},
-    {"ngram_size": 1},
-)
 
 
 def request_states() -> LogitsProcRequestState:
@@ -47,7 +39,7 @@ def request_states() -> LogitsProcRequestState:
 
 @dataclass
 class Request:
-    options: dict
+    kind: tuple[dict, NGramRule | None]
     prompt: list[int]
     output: list[int] = field(default_factory=list)
     drafts: list[int] = field(default_factory=list)
@@ -72,9 +64,8 @@ class Runner:
         self.slots[slot] = request
         self.states.all_token_ids.gpu[slot] = torch.randint(0, VOCABULARY, (MAX_LEN,))
         self.states.prompt_len.gpu[slot] = len(request.prompt)
-        params = SamplingParams(temperature=0, extra_args=request.options)
-        rule = rule_from_options(request.options, DEFAULT)
-        assert self.guards.add_request(slot, params) == bool(rule and rule.can_ban)
+        fields, rule = request.kind
+        assert self.guards.add_request(slot, params_of(fields)) == bool(rule and rule.can_ban)
 
     def change_batch(self) -> None:
         for slot in list(self.slots):
@@ -86,8 +77,7 @@ class Runner:
         while self.preempted and len(self.slots) < NUM_SLOTS:
             self.admit(self.preempted.pop())
         if len(self.slots) < NUM_SLOTS:
-            options = self.rng.choice(OPTIONS)
-            self.admit(Request(options, self.tokens(self.rng.randrange(1, 9))))
+            self.admit(Request(self.rng.choice(KINDS), self.tokens(self.rng.randrange(1, 9))))
 
     def commit(self) -> None:
         for slot, request in self.slots.items():
@@ -129,13 +119,13 @@ def test_every_row_has_the_bans_of_its_history(seed: int) -> None:
         runner.change_batch()
         runner.commit()
         context, rows = runner.context()
-        logits = torch.randn(len(rows), VOCABULARY)
-        want = logits.clone()
+        logits = masked_logits(runner.rng, len(rows), VOCABULARY)
+        before, want = logits.clone(), logits.clone()
         for row, (request, output) in enumerate(rows):
-            if rule := rule_from_options(request.options, DEFAULT):
-                want[row, list(NGramGuard(rule, output).banned())] = -torch.inf
+            if rule := request.kind[1]:
+                want[row] = without(want[row], NGramGuard(rule, output).banned())
         assert torch.equal(runner.guards.apply(logits, context), want)
-        num_bans += int(torch.isinf(want).sum())
+        num_bans += int((torch.isinf(want) & ~torch.isinf(before)).sum())
         for request in runner.slots.values():
             request.output += request.drafts[: runner.rng.randrange(3)] + runner.tokens(1)
     assert num_bans > 50
@@ -143,7 +133,7 @@ def test_every_row_has_the_bans_of_its_history(seed: int) -> None:
 
 def test_a_batch_without_rules_is_left_alone() -> None:
     runner = Runner(0)
-    runner.admit(Request({"ngram_size": 0}, [1], [2] * 50))
+    runner.admit(Request(({"extra_args": {"ngram_size": 0}}, None), [1], [2] * 50))
     runner.commit()
     context, rows = runner.context()
     logits = torch.zeros(len(rows), VOCABULARY)

@@ -43,7 +43,8 @@ def ban_repeats(logits: Tensor, rules: Tensor, rows: RowTokens, largest: Limits)
     """Sets to -inf what would complete an n-gram seen before; logits (rows, vocabulary).
 
     rules: (slots, RULE_WIDTH) int32. largest: an upper bound of each limit over these rows, the
-    window bounded by the longest output. Nothing waits for the device.
+    window bounded by the longest output. A row that would have nothing left keeps what it has.
+    Nothing waits for the device.
     """
     rule = rules[rows.slots.long()]
     size, window, _ = rule[:, : len(Limits._fields), None].unbind(1)  # (rows, 1) each
@@ -57,8 +58,12 @@ def ban_repeats(logits: Tensor, rules: Tensor, rows: RowTokens, largest: Limits)
     for index in range(largest.num_exempt):
         listed = index < rule[:, 2, None]
         banned &= ~(listed & (recent == rule[:, len(Limits._fields) + index, None]))
+    tokens = recent.clamp(min=0)
+    before = logits.gather(1, tokens)
     penalty = torch.where(banned, -torch.inf, torch.inf).to(logits.dtype)
-    logits.scatter_reduce_(1, recent.clamp(min=0), penalty, "amin")
+    logits.scatter_reduce_(1, tokens, penalty, "amin")
+    nothing_left = logits.amax(dim=1, keepdim=True) == -torch.inf
+    logits.scatter_(1, tokens, torch.where(nothing_left, before, logits.gather(1, tokens)))
 
 
 def _recent_tokens(rows: RowTokens, span: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
     BatchUpdate -> one NGramGuard per row, on vLLM's own list of its output tokens
     apply: guards -> banned ids of all rows -> one write to the logits
 
+A row that would be left without any token, as under a grammar that allows one, keeps all it has.
 Each step costs a few Python operations per request, whatever its window, and one tensor write for
 the whole batch.
 """
@@ -14,13 +15,17 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from vllm_dsocr.repetition import NGramGuard, NGramRule, rule_from_options
+from vllm_dsocr.plugin.guard.options import rule_of
+from vllm_dsocr.repetition import NGramGuard, NGramRule
+
+PROBE = 1024  # logits of a row looked at before all of them are
 
 
 class BatchGuards(LogitsProcessor):
     """All guarded rows of the persistent batch.
 
-    default: the rule of a request that states none; None leaves such a request alone.
+    default: the rule of a request that states none; None leaves such a request alone, and so does
+    a grammar or a list of allowed tokens.
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class BatchGuards(LogitsProcessor):
     def _guarded(
         self, params: SamplingParams, prompt_ids: list[int] | None, output_ids: list[int]
     ) -> NGramGuard | None:
-        rule = rule_from_options(params.extra_args or {}, self._default)
+        rule = rule_of(params, self._default)
         return NGramGuard(rule, output_ids) if rule and rule.can_ban else None
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
@@ -56,5 +61,19 @@ class BatchGuards(LogitsProcessor):
         if ids:
             where = torch.tensor([rows, ids], pin_memory=self._pin_memory)
             where = where.to(self._device, non_blocking=True)
-            logits.index_put_((where[0], where[1]), self._minus_infinity)
+            self._ban(logits, where[0], where[1])
         return logits
+
+    def _ban(self, logits: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> None:
+        """(rows[i], ids[i]) become -inf, except in rows where nothing else is left."""
+        before = logits[rows, ids]
+        logits.index_put_((rows, ids), self._minus_infinity)
+        if logits.is_cpu and _some_left(logits[rows, :PROBE]).all():
+            return  # the usual case, for a fraction of the work
+        after = torch.where(_some_left(logits)[rows], self._minus_infinity, before)
+        logits.index_put_((rows, ids), after)
+
+
+def _some_left(logits: torch.Tensor) -> torch.Tensor:
+    """Which rows can still be sampled from."""
+    return logits.amax(dim=1) > float("-inf")

@@ -19,13 +19,15 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 )
 
 from vllm_dsocr.plugin.guard.ban_torch import RULE_WIDTH, Limits, RowTokens, ban_repeats
-from vllm_dsocr.repetition import MAX_INT, NGramRule, rule_from_options
+from vllm_dsocr.plugin.guard.options import rule_of
+from vllm_dsocr.repetition import MAX_INT, NGramRule
 
 
 class SlotGuards(LogitsProcessor):
     """The rules of all request slots.
 
-    default: the rule of a request that states none; None leaves such a request alone.
+    default: the rule of a request that states none; None leaves such a request alone, and so does
+    a grammar or a list of allowed tokens.
     """
 
     def __init__(self, req_states: LogitsProcRequestState, default: NGramRule | None) -> None:
@@ -41,7 +43,7 @@ class SlotGuards(LogitsProcessor):
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Stages the request's rule; whatever the slot held before is overwritten."""
-        rule = rule_from_options(sampling_params.extra_args or {}, self._default)
+        rule = rule_of(sampling_params, self._default)
         row = _table_row(rule) if rule and rule.can_ban else [0] * len(Limits._fields)
         self._staged[req_idx] = row
         self._limits[req_idx] = row[: len(Limits._fields)]
