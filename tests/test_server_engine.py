@@ -16,7 +16,7 @@ from vllm_dsocr.repetition import NGramRule
 
 pytest.importorskip("openai", reason="pip install 'vllm-dsocr[client]'")
 
-from vllm_dsocr.server_engine import ServerEngine  # noqa: E402
+from vllm_dsocr.server_engine import ServerEngine, _finish  # noqa: E402
 
 PAGE = Image.new("RGB", (64, 48), (200, 30, 30))
 
@@ -101,3 +101,8 @@ def test_a_server_that_is_not_there() -> None:
 def test_why_it_ended(reason: str, finish: str) -> None:
     with fake_server(lambda *_: Answer("x", reason)) as server:
         assert _ask(server).finish == finish
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", "content_filter"])
+def test_what_was_cut_off_has_not_stopped(reason: str) -> None:
+    assert _finish(reason) == "abort"

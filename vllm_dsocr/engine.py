@@ -16,7 +16,8 @@ from vllm_dsocr.repetition import MAX_INT, NGramRule
 if TYPE_CHECKING:
     from PIL import Image
 
-Finish = Literal["stop", "length", "repetition"]
+# Why an answer ended; whatever ended it from outside is "abort", and the text is half a page.
+Finish = Literal["stop", "length", "repetition", "abort"]
 
 
 class EngineError(Exception):

@@ -157,7 +157,9 @@ def _extra_body(request: Request) -> dict[str, Any]:
 
 
 def _finish(reason: str | None) -> Finish:
-    return reason if reason in ("length", "repetition") else "stop"
+    if reason in ("error", "content_filter"):
+        return "abort"
+    return reason if reason in ("length", "repetition", "abort") else "stop"
 
 
 def _translated(error: openai.OpenAIError) -> EngineError | EngineLost:

@@ -61,7 +61,7 @@ def test_a_bad_option_is_refused_by_name(
 
 def test_a_request_may_change_the_rule(client: openai.OpenAI) -> None:
     options = {"ngram_size": 4, "window_size": 12, "whitelist_token_ids": []}
-    fields = {"allowed_token_ids": [300, 301], "return_token_ids": True}
+    fields = {"logit_bias": {"300": 100, "301": 100}, "return_token_ids": True}
     answer = completion(client, tokens=60, vllm_xargs=options, **fields)
     seen: list[int] = []
     guard = NGramGuard(NGramRule(4, 12), seen)

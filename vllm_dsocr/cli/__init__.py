@@ -41,7 +41,7 @@ COMMANDS = {
     "view": ("vllm_dsocr.cli.view:app", "Look at converted pages beside their text.", DOCUMENTS),
     "serve": ("vllm_dsocr.cli.serve:app", "Serve a model with vLLM.", SERVING),
     "doctor": (
-        "vllm_dsocr.plugin.doctor.checks:main",
+        "vllm_dsocr.cli.doctor:app",
         "What will be in force, and what is wrong.",
         SERVING,
     ),

@@ -10,6 +10,7 @@ import torch
 import vllm
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TextPrompt
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -26,15 +27,20 @@ from vllm_dsocr.engine import (
     guard_options,
 )
 
-MAX_IN_FLIGHT = 64
+MAX_IN_FLIGHT = 64  # until the engine is there to say how many it runs at once
+WAITING = 2  # pages made ready while all others are read
 
 
 class VllmEngine:
-    """The checkpoint `model` (folder or name on the hub); `engine_args` are vLLM's own."""
+    """The checkpoint `model` (folder or name on the hub); `engine_args` are vLLM's own.
 
-    def __init__(self, model: str, max_in_flight: int = MAX_IN_FLIGHT, **engine_args: Any) -> None:
+    max_in_flight: None takes what the engine runs at once, and a few to come next.
+    """
+
+    def __init__(self, model: str, max_in_flight: int | None = None, **engine_args: Any) -> None:
         self.model = model
-        self.max_in_flight = max_in_flight
+        self.max_in_flight = max_in_flight or MAX_IN_FLIGHT
+        self._stated = max_in_flight is not None
         self.versions = {"vllm": vllm.__version__, "torch": torch.__version__}
         self._engine_args = engine_args
         self._numbers = itertools.count()
@@ -46,6 +52,9 @@ class VllmEngine:
             self._engine = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise EngineLost(f"vLLM does not start with {self.model}: {error}") from error
+        if not self._stated:
+            scheduler = self._engine.vllm_config.scheduler_config
+            self.max_in_flight = scheduler.max_num_seqs + WAITING
         self._image_token_id = self._engine.get_tokenizer().convert_tokens_to_ids(IMAGE_TOKEN)
         return self
 
@@ -55,14 +64,17 @@ class VllmEngine:
     async def complete(self, request: Request) -> Completion:
         """Raises EngineError for a request vLLM refuses, EngineLost when its engine has died."""
         name = f"page-{next(self._numbers)}"
-        answers = self._engine.generate(_prompt(request), _sampling(request), name)
         try:
+            (prompt,) = await self._engine.renderer.render_cmpl_async([_prompt(request)])
+            answers = self._engine.generate(prompt, _sampling(request), name)
             outputs = [output async for output in answers]  # one: the final one
         except EngineDeadError as error:
             raise EngineLost("vLLM's engine has died; its log says why") from error
-        except (EngineGenerateError, ValueError) as error:
+        except (EngineGenerateError, VLLMValidationError, ValueError) as error:
             reason = error.__cause__ if isinstance(error, EngineGenerateError) else error
             raise EngineError(" ".join(str(reason or error).split())) from error
+        if outputs[-1].outputs[0].finish_reason == "error":
+            raise EngineError("vLLM gave up on the page for a fault of its own; its log says why")
         return self._completion(outputs[-1])
 
     def _completion(self, output: RequestOutput) -> Completion:
@@ -95,4 +107,4 @@ def _sampling(request: Request) -> SamplingParams:
 
 
 def _finish(reason: str | None) -> Finish:
-    return reason if reason in ("length", "repetition") else "stop"
+    return reason if reason in ("stop", "length", "repetition") else "abort"

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import vllm_dsocr
+from vllm_dsocr.cli import main
 from vllm_dsocr.config import ARCHITECTURE
 from vllm_dsocr.plan.sizes import DecoderSizes
-from vllm_dsocr.plugin.doctor.checks import ENVIRONMENT_CHECKS, MODEL_CHECKS, main
-from vllm_dsocr.plugin.doctor.facts import Environment, Served, untuned_moe
+from vllm_dsocr.plugin.doctor.checks import ENVIRONMENT_CHECKS, MODEL_CHECKS
+from vllm_dsocr.plugin.doctor.facts import Environment, untuned_moe
+from vllm_dsocr.plugin.doctor.served import Served, served
 from vllm_dsocr.plugin.setup.compat import VLLM_REQUIREMENT, range_problem
 
 SOUND = Environment(
@@ -36,6 +39,7 @@ GOOD = Served(
     model_class="vllm_dsocr.plugin.model:DeepseekOCRForCausalLM",
     runner="V2",
     guard="no 30 tokens twice within 90",
+    loops="ended after 4 turns of 60 tokens",
     processors=("a:B",),
     processor_error=None,
     sampling={"temperature": 0.0},
@@ -44,6 +48,7 @@ GOOD = Served(
     limits="",
     caches="",
     attention="",
+    data_parallel_size=1,
 )
 
 
@@ -74,6 +79,7 @@ def test_nothing_is_wrong(facts: Environment | Served) -> None:
         (replace(GOOD, model_class="vllm.models:DeepseekOCR"), "not to this package", True),
         (replace(GOOD, processor_error="not a subclass"), "not a subclass", True),
         (replace(GOOD, guard="off: speculative decoding"), "guard is off", False),
+        (replace(GOOD, data_parallel_size=2), "--data-parallel-size 2 runs the engines", False),
         (replace(GOOD, sampling={}), "sampled at 1.0", False),
         (replace(GOOD, sampling={"temperature": 0.7}), "sampled at 0.7", False),
     ],
@@ -123,7 +129,7 @@ def test_tuned_moe_kernels_are_what_vllm_finds(
 
 
 def test_options_before_the_model_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--dtype", "float32"]) == 2
+    assert main(["doctor", "--dtype", "float32"]) == 2
     assert "model comes first" in capsys.readouterr().err
 
 
@@ -132,7 +138,7 @@ def test_a_folder_that_is_no_model(
 ) -> None:
     pytest.importorskip("vllm")
     monkeypatch.setenv("VLLM_PLUGINS", "other")
-    assert main([str(tmp_path)]) == 1
+    assert main(["doctor", str(tmp_path)]) == 1
     text = capsys.readouterr().out
     assert f"vLLM cannot configure {tmp_path}" in text
     assert text.rstrip().endswith("serving would fail")
@@ -162,3 +168,22 @@ def test_a_model_in_a_sound_environment(installed: dict[str, str], checkpoint: P
     assert "PROBLEM" not in done.stdout
     for part in ("vllm_dsocr.plugin.model", "temperature 0.0", "within 90", "3000", "gundam"):
         assert part in done.stdout
+
+
+def test_what_is_switched_off_is_told(checkpoint: Path) -> None:
+    """With options of the server itself among those of the engine."""
+    pytest.importorskip("vllm")
+    vllm_dsocr.register()
+    off = ["--additional-config", '{"dsocr": {"guard": false}}', "--port", "8123"]
+    facts = served(str(checkpoint), ["--max-model-len=3000", *off])
+    assert facts.guard == "off: --additional-config says so"
+    assert facts.loops == "not looked for: --additional-config says so"
+    assert "the same for all requests" in facts.page_options
+    trusting = served(str(checkpoint), ["--max-model-len=3000", "--trust-request-mm-kwargs"])
+    assert "any mode by request" in trusting.page_options
+
+
+def test_an_option_that_vllm_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("vllm")
+    assert main(["doctor", "model", "--no-such-option"]) == 2
+    assert "no-such-option" in capsys.readouterr().err

@@ -167,7 +167,9 @@ def test_the_kernel_compiles_for_gpus(capability: int) -> None:
     types |= {"before_ptr": "*fp32", "vocabulary": "i32", "width": "i32"}
     types |= {name: "i32" for name in types if name.endswith("stride")}
     constants = {"HEAD": len(Limits._fields), "BLOCK": BLOCK, "VOCABULARY_BLOCK": VOCABULARY_BLOCK}
-    source = ASTSource(_ban_repeats_kernel, types | dict.fromkeys(constants, "constexpr"), constants)
+    source = ASTSource(
+        _ban_repeats_kernel, types | dict.fromkeys(constants, "constexpr"), constants
+    )
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
     assert compiled.asm["cubin"]
 

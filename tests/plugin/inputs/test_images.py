@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ pytest.importorskip("vllm")
 
 from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
 
+from vllm_dsocr.plugin.inputs import images
 from vllm_dsocr.plugin.inputs.images import PageDataParser
 
 
@@ -36,3 +38,14 @@ def test_transparency_is_read_again() -> None:
     sent = _sent(Image.new("RGBA", (70, 50), (9, 8, 7, 0)), "PNG")
     assert sent.media.getpixel((0, 0)) == (255, 255, 255)
     assert _parsed(sent).media.getpixel((0, 0)) == (9, 8, 7)
+
+
+def test_settings_of_a_later_vllm_are_told_and_its_decoding_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent = _sent(Image.new("RGBA", (70, 50), (9, 8, 7, 0)), "PNG")
+    told: list[str] = []
+    monkeypatch.setattr(images.logger, "warning_once", lambda text, *names: told.append(names[0]))
+    later = replace(sent, io_config={**sent.io_config, "tone_mapping": "hdr"})
+    assert _parsed(later).media.getpixel((0, 0)) == (255, 255, 255)
+    assert told == ["tone_mapping"]

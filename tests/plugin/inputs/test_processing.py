@@ -15,6 +15,7 @@ pytest.importorskip("vllm")
 from vllm.config import ModelConfig
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
+from vllm.multimodal.parse import parse_mm_uuids
 from vllm.multimodal.processing import BaseMultiModalProcessor
 from vllm.multimodal.utils import group_and_batch_mm_items
 
@@ -206,19 +207,39 @@ def test_a_background_the_user_chose_is_kept(
 
 
 def test_arrays_are_images_too(processor: Processor, pages: dict[str, Image.Image]) -> None:
+    """In every layout and range that image libraries hand out."""
     page = pages["v3_small"].convert("RGB")
-    views = [
-        fields(process(processor, "<image>", image))["global_view"]
-        for image in (page, np.asarray(page))
-    ]
-    assert torch.equal(*views)
+    array = np.asarray(page)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    want = fields(process(processor, "<image>", page))["global_view"]
+    for image in (array, array.transpose(2, 0, 1), tensor, tensor / 255, tensor.float()):
+        assert torch.equal(fields(process(processor, "<image>", image))["global_view"], want)
+
+
+def test_a_batch_of_arrays_is_that_many_images(processor: Processor) -> None:
+    batch = np.stack([np.full((40, 50, 3), value, np.uint8) for value in (10, 200)])
+    for images in (batch, torch.from_numpy(batch).permute(0, 3, 1, 2)):
+        items = processor.info.parse_mm_data({"image": images})
+        inputs = processor("<image><image>", items, hf_processor_mm_kwargs={"mode": "tiny"})
+        values = [fields(inputs, index)["global_view"].unique().tolist() for index in (0, 1)]
+        assert values == [[10], [200]]
+
+
+def test_an_image_of_no_pixels_known_by_its_uuid_needs_the_cache(processor: Processor) -> None:
+    items = processor.info.parse_mm_data({"image": [None]})
+    uuids = parse_mm_uuids({"image": ["page-1"]})
+    with pytest.raises(PageError, match="needs the processor cache, which is off"):
+        processor("<image>", items, mm_uuid_items=uuids)
 
 
 @pytest.mark.parametrize(
     ("image", "words"),
     [
         ("page.png", "must be a PIL image or an array, got str"),
-        (np.zeros((2, 2, 2, 2)), "an array of 2x2x2x2 float64"),
+        (np.zeros((2, 2, 5)), "an array of 2x2x5 float64; an image has the shape"),
+        (np.full((9, 9), -1.0), "must be 0 to 1 or 0 to 255, got -1 to -1"),
+        (np.full((9, 9), np.nan), "must be finite"),
+        (np.zeros((9, 9, 3), np.int64), "as bytes or floats"),
         (torch.zeros(4, 64), "embeddings are not supported"),
     ],
 )
@@ -258,6 +279,58 @@ def test_largest_page_counts_the_servers_own_resolution(get_processor: GetProces
     processor = get_processor(max_model_len=8192, base_size=1280, image_size=1280)
     assert processor.info.page_options.resolution == own
     assert processor.info.largest_plan.num_image_tokens == 421 + 180 * 21
+
+
+@pytest.mark.parametrize(
+    ("limits", "tokens"),
+    [
+        ({}, 2869),
+        ({"request_modes": False}, 1263),  # gundam's nine in a column
+        ({"max_tokens": 2048}, 2005),  # gundam-m with two by three
+        ({"request_modes": False, "max_tokens": 1000}, 983),
+    ],
+)
+def test_largest_page_is_one_that_the_server_serves(
+    get_processor: GetProcessor, limits: dict[str, Any], tokens: int
+) -> None:
+    processor = get_processor(max_model_len=8192)
+    processor.info.ctx.model_config.hf_config.dsocr_page_limits = limits
+    assert processor.info.get_mm_max_tokens_per_item(8192, {"image": 1}) == {"image": tokens}
+    dummy = processor.get_dummy_mm_inputs({"image": 1})
+    assert dummy["mm_placeholders"]["image"][0].length == tokens
+
+
+@pytest.mark.parametrize(
+    ("sides", "tokens"),
+    [
+        ({"width": 512, "height": 512}, 421),  # nothing is cut; large has most tokens
+        ({"width": 700, "height": 640}, 1183),  # a strip of gundam,
+        ({"height": 1024}, 2741),
+        ({"width": 20_000, "height": 20_000}, 2869),
+    ],
+)
+def test_stated_sides_bound_the_largest_page(
+    checkpoint: Path, sides: dict[str, int], tokens: int
+) -> None:
+    register()
+    limits = {"image": {"count": 2, **sides}}
+    config = ModelConfig(str(checkpoint), max_model_len=8192, limit_mm_per_prompt=limits)
+    processor = MULTIMODAL_REGISTRY.create_processor(config)
+    page = processor.info.largest_plan
+    assert all(
+        length <= sides.get(name, length)
+        for name, length in zip(("width", "height"), page.size, strict=True)
+    )
+    assert page.num_image_tokens == tokens
+    dummy = processor.get_dummy_mm_inputs({"image": 2})
+    assert {item.length for item in dummy["mm_placeholders"]["image"]} == {tokens}
+
+
+def test_a_step_without_room_for_an_image_is_refused(get_processor: GetProcessor) -> None:
+    info = get_processor().info
+    info.ctx.model_config.hf_config.dsocr_page_limits = {"max_tokens": 64}
+    with pytest.raises(ValueError, match="max_num_batched_tokens must be at least 73"):
+        info.get_mm_max_tokens_per_item(4096, {"image": 1})
 
 
 def test_a_context_without_room_for_an_image_is_refused(get_processor: GetProcessor) -> None:

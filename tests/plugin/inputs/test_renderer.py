@@ -56,6 +56,23 @@ def test_chat_of_text_alone(renderer: DeepseekOCRRenderer) -> None:
     assert rendered["prompt_token_ids"] == [0, *FREE_OCR]
 
 
+@pytest.mark.parametrize("tail", ["", " ", "\n\n"])
+def test_a_continued_message_keeps_its_end(renderer: DeepseekOCRRenderer, tail: str) -> None:
+    """`continue_final_message`: what follows depends on the blank that the client left."""
+    messages = [
+        {"role": "user", "content": "Free OCR."},
+        {"role": "assistant", "content": f"The first line{tail}"},
+    ]
+    kwargs = {"continue_final_message": True, "add_generation_prompt": False}
+    params = ChatParams(chat_template_kwargs={"tokenize": False, **kwargs})
+    _, (rendered,) = renderer.render_chat([messages], params)
+    _, (whole,) = renderer.render_chat([messages], CHAT)
+    text = renderer.tokenizer.decode(rendered["prompt_token_ids"])
+    assert text.endswith(f"The first line{tail}")
+    assert rendered["prompt_token_ids"][0] == 0
+    assert not renderer.tokenizer.decode(whole["prompt_token_ids"]).endswith((" ", "\n"))
+
+
 @pytest.mark.parametrize("prompt", [{"prompt": "a<image>"}, {"prompt_token_ids": [880]}])
 def test_tags_without_images_are_refused(
     renderer: DeepseekOCRRenderer, prompt: dict[str, Any]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -53,6 +55,25 @@ def test_the_cache_takes_no_more_than_its_share(
     monkeypatch.setattr(cpu, "CACHE_SHARE", 1e-4)
     size = configured(checkpoint).cache_config.kv_cache_memory_bytes
     assert 0 < size <= 1e-4 * psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"tensor_parallel_size": 2},
+        {"pipeline_parallel_size": 2},
+        {"data_parallel_size": 2},
+        {"tensor_parallel_size": 2, "data_parallel_size": 2},
+    ],
+)
+def test_workers_of_one_machine_share_its_memory(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, int]
+) -> None:
+    free = 1 << 20
+    monkeypatch.setattr(cpu.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    size = configured(checkpoint, **flags).cache_config.kv_cache_memory_bytes
+    assert size * math.prod(flags.values()) <= free * cpu.CACHE_SHARE
+    assert size > 0
 
 
 @pytest.mark.parametrize(

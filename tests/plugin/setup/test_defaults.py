@@ -21,10 +21,16 @@ from vllm.v1.worker.gpu.sample.logits_processor import build_custom_logits_proce
 
 from tests.plugin.engines import register
 from vllm_dsocr.plugin import TOKENIZER_MODE
-from vllm_dsocr.plugin.setup.defaults import GUARD, guard_refusal, guarded
+from vllm_dsocr.plugin.setup.defaults import (
+    GUARD,
+    DeepseekOCRDefaults,
+    guard_refusal,
+    guarded,
+)
 
 RECIPE = "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor"
-BY_HAND = "vllm_dsocr.plugin.logits:NoRepeatNGramLogitsProcessor"
+PLUGIN = "vllm_dsocr.plugin.logits"
+BY_HAND = f"{PLUGIN}:NoRepeatNGramLogitsProcessor"
 
 
 def configured(model: Path, **flags: Any) -> VllmConfig:
@@ -113,19 +119,72 @@ def test_a_processor_given_as_a_class_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runner_type", "speculative", "v2", "refused"),
+    ("stated", "processors"),
     [
-        ("generate", None, False, False),
-        ("generate", "ngram", True, False),
-        ("generate", "ngram", False, True),
-        ("pooling", None, True, True),
+        ({}, [GUARD]),
+        ({"guard": True}, [GUARD]),
+        ({"guard": False}, None),
+        ({"guard": False, "loop_detection": True}, [f"{PLUGIN}:DeepseekOCRLoopDetection"]),
+        ({"loop_detection": False}, [f"{PLUGIN}:DeepseekOCRNGramLogitsProcessor"]),
+    ],
+)
+def test_a_server_may_leave_the_guard_out(
+    checkpoint: Path, stated: dict[str, bool], processors: list[str] | None
+) -> None:
+    config = configured(checkpoint, additional_config={"dsocr": stated, "other": 1})
+    assert config.model_config.logits_processors == processors
+
+
+def test_what_is_named_by_hand_stays_without_the_guard(checkpoint: Path) -> None:
+    flags = {"additional_config": {"dsocr": {"guard": False}}, "logits_processors": [BY_HAND]}
+    assert configured(checkpoint, **flags).model_config.logits_processors == [BY_HAND]
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"gaurd": False}, "unknown dsocr switch 'gaurd'; there are guard, loop_detection"),
+        ({"guard": "off"}, "dsocr.guard must be true or false, got 'off'"),
+        ("off", "dsocr must be an object, got 'off'"),
+    ],
+)
+def test_a_switch_that_does_not_exist_stops_the_start(
+    checkpoint: Path, stated: Any, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        configured(checkpoint, additional_config={"dsocr": stated})
+
+
+def test_sampling_masks_can_be_returned(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM takes no logits processors there, and has to sample; under Model Runner V2 alone, which
+    does not start here, so its check is called on what the defaults make of the flag."""
+    config = configured(checkpoint, logprobs_mode="processed_logprobs")
+    monkeypatch.setattr(VllmConfig, "use_v2_model_runner", True)
+    config.model_config.return_sampling_mask = True
+    with pytest.raises(ValueError, match="does not support custom logits processors"):
+        config._verify_sampling_replay_config()
+    config.model_config.logits_processors = None
+    config.model_config.override_generation_config = {}
+    DeepseekOCRDefaults.verify_and_update_config(config)
+    config._verify_sampling_replay_config()
+    assert config.model_config.get_diff_sampling_param() == {}
+
+
+@pytest.mark.parametrize(
+    ("runner_type", "speculative", "v2", "mask", "refused"),
+    [
+        ("generate", None, False, False, False),
+        ("generate", "ngram", True, False, False),
+        ("generate", "ngram", False, False, True),
+        ("generate", None, True, True, True),
+        ("pooling", None, True, False, True),
     ],
 )
 def test_where_no_guard_can_be(
-    runner_type: str, speculative: str | None, v2: bool, refused: bool
+    runner_type: str, speculative: str | None, v2: bool, mask: bool, refused: bool
 ) -> None:
     config = SimpleNamespace(
-        model_config=SimpleNamespace(runner_type=runner_type),
+        model_config=SimpleNamespace(runner_type=runner_type, return_sampling_mask=mask),
         speculative_config=speculative,
         use_v2_model_runner=v2,
     )

@@ -1,28 +1,17 @@
-"""`dsocr doctor [MODEL] [flags of vllm serve]`: what will be in force, and what is wrong.
-
-    facts of the environment and the model -> lines for people, problems in one sentence each
+"""Facts of the environment and the model -> what is wrong, in one sentence each.
 
 The checks are functions of facts alone, so each can be tried on an environment nobody has.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vllm_dsocr import __version__
 from vllm_dsocr.config import ARCHITECTURE
-from vllm_dsocr.plugin.doctor.facts import Environment, Served, environment, served
+from vllm_dsocr.plugin.doctor.facts import Environment
+from vllm_dsocr.plugin.doctor.served import Served
 from vllm_dsocr.plugin.setup.compat import range_problem
-
-HELP = """\
-usage: dsocr doctor [MODEL] [any option of vllm serve]
-
-Prints what serving MODEL would come to and what is wrong with this environment.
-Without MODEL only the environment is looked at. Exits with 1 when serving would fail.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +116,17 @@ def sampling_is_greedy(facts: Served) -> Problems:
         )
 
 
+def engines_run_alone(facts: Served) -> Problems:
+    """Experts make vLLM run data parallel engines in lock-step; idle ones take empty steps."""
+    if ARCHITECTURE in facts.architectures and facts.data_parallel_size > 1:
+        yield Problem(
+            f"--data-parallel-size {facts.data_parallel_size} runs the engines of a model with "
+            "experts in lock-step, each step as long as the longest; one server per GPU behind a "
+            "load balancer does not (docs/serving.md).",
+            fatal=False,
+        )
+
+
 ENVIRONMENT_CHECKS: tuple[Callable[[Environment], Problems], ...] = (
     vllm_imports,
     vllm_is_tested,
@@ -140,69 +140,5 @@ MODEL_CHECKS: tuple[Callable[[Served], Problems], ...] = (
     processors_load,
     guard_is_on,
     sampling_is_greedy,
+    engines_run_alone,
 )
-
-
-def environment_lines(facts: Environment) -> list[tuple[str, str]]:
-    """(what, how it is) of the environment."""
-    cuda = f"CUDA {facts.torch_cuda}" if facts.torch_cuda else "without CUDA"
-    allowed = "all" if facts.allowed_plugins is None else ", ".join(facts.allowed_plugins)
-    return [
-        ("vllm-dsocr", f"{__version__}, Python {facts.python}"),
-        ("vllm", facts.vllm or "none"),
-        ("torch", f"{facts.torch}, {cuda}" if facts.torch else "none"),
-        ("transformers", facts.transformers or "none"),
-        ("plugin", f"{facts.plugin or 'not installed'}; VLLM_PLUGINS allows {allowed}"),
-    ]
-
-
-def model_lines(facts: Served) -> list[tuple[str, str]]:
-    """(what, how it will be) of a served model."""
-    sampling = ", ".join(f"{key} {value}" for key, value in facts.sampling.items())
-    return [
-        ("architecture", ", ".join(facts.architectures)),
-        ("model class", facts.model_class),
-        ("model runner", facts.runner),
-        ("guard", facts.guard),
-        ("processors", ", ".join(facts.processors) or "none"),
-        ("sampling", sampling or "vLLM's neutral values"),
-        ("tokenizer", facts.tokenizer),
-        ("pages", facts.page_options),
-        ("limits", facts.limits),
-        ("caches", facts.caches),
-        ("attention", facts.attention),
-    ]
-
-
-def main(argv: Sequence[str]) -> int:
-    """The exit code: 1 when serving would fail, 2 for a command line that cannot be read."""
-    if set(argv) & {"-h", "--help"}:
-        print(HELP, end="")
-        return 0
-    if argv and argv[0].startswith("-"):
-        print("dsocr doctor: the model comes first, its options behind it", file=sys.stderr)
-        return 2
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    machine = environment()
-    _print(environment_lines(machine))
-    problems = [problem for check in ENVIRONMENT_CHECKS for problem in check(machine)]
-    if argv and machine.vllm is not None:
-        problems += _look_at_model(argv[0], argv[1:])
-    for problem in problems:
-        print(f"{'PROBLEM' if problem.fatal else 'note'}: {problem.text}")
-    print("serving would fail" if any(p.fatal for p in problems) else "ready to serve")
-    return int(any(problem.fatal for problem in problems))
-
-
-def _look_at_model(model: str, flags: Sequence[str]) -> list[Problem]:
-    try:
-        facts = served(model, flags)
-    except Exception as error:  # vLLM and the hub raise what they like; all of it stops serving
-        return [Problem(f"vLLM cannot configure {model}: {' '.join(str(error).split())}")]
-    _print(model_lines(facts))
-    return [problem for check in MODEL_CHECKS for problem in check(facts)]
-
-
-def _print(lines: Sequence[tuple[str, str]]) -> None:
-    for what, how in lines:
-        print(f"{what:<14}{how}")

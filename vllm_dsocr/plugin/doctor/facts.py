@@ -1,4 +1,4 @@
-"""This machine, and one model configured by vLLM on it -> plain facts for `dsocr doctor`.
+"""This machine and what is installed on it -> plain facts for `dsocr doctor`.
 
 Looks and asks; judges nothing and changes nothing. Safe where vLLM is missing or broken.
 """
@@ -8,18 +8,13 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vllm_dsocr.config import mode_name
 from vllm_dsocr.plan.sizes import DecoderSizes
-
-if TYPE_CHECKING:
-    from vllm.config import VllmConfig
 
 PLUGIN_GROUP = "vllm.general_plugins"
 
@@ -40,24 +35,6 @@ class Environment:
     plugin: str | None  # name of our entry point
     allowed_plugins: tuple[str, ...] | None  # VLLM_PLUGINS; None allows all
     untuned_moe: str | None  # file of tuned MoE kernels that vLLM lacks for the GPU here
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What serving a model comes to, in words for people, and what the checks ask about it."""
-
-    architectures: tuple[str, ...]
-    model_class: str
-    runner: str
-    guard: str
-    processors: tuple[str, ...]
-    processor_error: str | None  # why the processors do not load
-    sampling: dict[str, object]
-    tokenizer: str
-    page_options: str
-    limits: str
-    caches: str
-    attention: str
 
 
 def environment() -> Environment:
@@ -125,109 +102,3 @@ def untuned_moe(sizes: DecoderSizes) -> str | None:
     if get_moe_configs(experts, width, None) is not None:
         return None
     return get_config_file_name(experts, width, None)
-
-
-def served(model: str, flags: Sequence[str]) -> Served:
-    """What `vllm serve model flags` would come to; raises what vLLM raises."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.model_executor.models import ModelRegistry
-    from vllm.usage.usage_lib import UsageContext
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
-    arguments = AsyncEngineArgs.from_cli_args(parser.parse_args(["--model", model, *flags]))
-    config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
-    model_config = config.model_config
-    model_class, _ = ModelRegistry.resolve_model_cls(model_config.architectures, model_config)
-    processors = tuple(map(str, model_config.logits_processors or ()))
-    return Served(
-        architectures=tuple(model_config.architectures),
-        model_class=f"{model_class.__module__}:{model_class.__qualname__}",
-        runner=_runner(config),
-        guard=_guard(config, processors),
-        processors=processors,
-        processor_error=_processor_error(config),
-        sampling=model_config.get_diff_sampling_param(),
-        tokenizer=f"mode {model_config.tokenizer_mode}, {model_config.tokenizer}",
-        page_options=_page_options(config),
-        limits=_limits(config),
-        caches=_caches(config),
-        attention=_attention(config),
-    )
-
-
-def _runner(config: VllmConfig) -> str:
-    from vllm.triton_utils import HAS_TRITON
-
-    stated = os.environ.get("VLLM_USE_V2_MODEL_RUNNER")
-    version = "V2" if config.use_v2_model_runner else "V1"
-    if stated is not None:
-        return f"{version} (VLLM_USE_V2_MODEL_RUNNER={stated})"
-    return f"{version} (Triton has {'a' if HAS_TRITON else 'no'} device here)"
-
-
-def _guard(config: VllmConfig, processors: Sequence[str]) -> str:
-    from vllm_dsocr.plugin.logits import DeepseekOCRLogitsProcessor
-    from vllm_dsocr.plugin.setup.defaults import GUARD, guard_refusal
-
-    if GUARD not in processors:
-        return f"off: {guard_refusal(config) or 'the model is not DeepSeek-OCR'}"
-    rule = DeepseekOCRLogitsProcessor.default_rule(config)
-    exempt = sorted(rule.whitelist)
-    return f"no {rule.size} tokens twice within {rule.window}, token ids {exempt} exempt"
-
-
-def _processor_error(config: VllmConfig) -> str | None:
-    """Loads the processors as the API server does before it takes requests."""
-    from vllm import SamplingParams
-    from vllm.v1.sample.logits_processor import validate_logits_processors_parameters
-    from vllm.v1.worker.gpu.sample.logits_processor import (
-        build_custom_logits_processors_params_validator,
-    )
-
-    processors = config.model_config.logits_processors
-    try:
-        if config.use_v2_model_runner:
-            build_custom_logits_processors_params_validator(processors)
-        else:
-            validate_logits_processors_parameters(processors, SamplingParams())
-    except (ValueError, RuntimeError) as error:
-        return " ".join(str(error).split())
-    return None
-
-
-def _page_options(config: VllmConfig) -> str:
-    from vllm.multimodal import MULTIMODAL_REGISTRY
-
-    if not config.model_config.is_multimodal_model:
-        return "none: the model takes no images"
-    info = MULTIMODAL_REGISTRY.get_processing_info(config.model_config)
-    options = getattr(info, "page_options", None)
-    if options is None:
-        return "those of another package's image processor"
-    name = mode_name(options.resolution) or str(options.resolution)
-    tokens = info.largest_plan.num_image_tokens
-    return (
-        f"mode {name}, resampler {options.resampler}; a request may ask for up to {tokens} tokens"
-    )
-
-
-def _limits(config: VllmConfig) -> str:
-    scheduler = config.scheduler_config
-    return (
-        f"{config.model_config.max_model_len} tokens per page and prompt, "
-        f"{scheduler.max_num_batched_tokens} per step, {scheduler.max_num_seqs} requests at once"
-    )
-
-
-def _caches(config: VllmConfig) -> str:
-    prefixes = "on" if config.cache_config.enable_prefix_caching else "off"
-    multimodal = config.model_config.multimodal_config
-    size = multimodal.mm_processor_cache_gb if multimodal else 0
-    return f"prefix cache {prefixes}, processor cache {size:g} GiB"
-
-
-def _attention(config: VllmConfig) -> str:
-    backend = config.attention_config.backend
-    decoder = backend.name if backend else "chosen by vLLM at start"
-    return f"decoder {decoder}, {config.model_config.dtype} on {config.device_config.device}"

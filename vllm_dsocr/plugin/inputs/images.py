@@ -10,13 +10,20 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from vllm.inputs import ModalityData
+from vllm.logger import init_logger
 from vllm.multimodal.inputs import ImageItem
 from vllm.multimodal.media import ImageMediaIO, MediaWithBytes
 from vllm.multimodal.parse import ImageProcessorItems, ModalityDataItems, MultiModalDataParser
 
 from vllm_dsocr.page.source import PageError, converts_plainly, open_image
+from vllm_dsocr.plugin.inputs.arrays import as_images, image_from_array
+
+logger = init_logger(f"vllm.{__name__}")  # vLLM shows its own loggers only
+
+KNOWN_SETTINGS = ("image_mode", "rgba_background_color")  # with which vLLM decodes an image
 
 
 class PageDataParser(MultiModalDataParser):
@@ -33,15 +40,15 @@ class PageDataParser(MultiModalDataParser):
             return None
         if self.is_embeddings(data):
             raise PageError("images as embeddings are not supported, send the image itself")
-        items = data if isinstance(data, list) else [data]
+        items = as_images(data)
         return ImageProcessorItems([item if item is None else _page(item) for item in items])
 
 
 def _page(item: Any) -> Image.Image | MediaWithBytes[Image.Image]:
     if isinstance(item, MediaWithBytes):
         return replace(item, media=open_image(_source(item)))
-    if isinstance(item, np.ndarray):
-        item = _from_array(item)
+    if isinstance(item, (np.ndarray, torch.Tensor)):
+        item = image_from_array(item)
     if not isinstance(item, Image.Image):
         raise PageError(f"an image must be a PIL image or an array, got {type(item).__name__}")
     return open_image(item)
@@ -56,16 +63,13 @@ def _source(item: MediaWithBytes[Image.Image]) -> bytes | Image.Image:
 
 def _converted_by_default(item: MediaWithBytes[Image.Image]) -> bool:
     """Whether vLLM changed the mode unasked; a background the user chose stays."""
-    loader = ImageMediaIO()
-    return item.io_config == {
-        "image_mode": loader.image_mode,
-        "rgba_background_color": loader.rgba_background_color,
-    }
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    try:
-        return Image.fromarray(array)
-    except TypeError as error:
-        shape = "x".join(map(str, array.shape))
-        raise PageError(f"not an image: an array of {shape} {array.dtype}") from error
+    loader, stated = ImageMediaIO(), item.io_config or {}
+    if unknown := sorted(set(stated) - set(KNOWN_SETTINGS)):
+        logger.warning_once(
+            "vLLM reports settings of its image loader that vllm-dsocr does not know (%s); images "
+            "are taken as vLLM decoded them.", ", ".join(unknown)
+        )  # fmt: skip
+        return False
+    return bool(stated) and all(
+        name not in stated or stated[name] == getattr(loader, name) for name in KNOWN_SETTINGS
+    )

@@ -35,7 +35,9 @@ from vllm_dsocr.config import IMAGE_TOKEN, MODES, PageOptions, Resolution
 from vllm_dsocr.page.geometry import TilePlan, plan_tiles
 from vllm_dsocr.page.pixels import page_tensors
 from vllm_dsocr.page.prompt import expand_placeholders, with_bos
+from vllm_dsocr.page.source import PageError
 from vllm_dsocr.plugin.inputs.images import PageDataParser
+from vllm_dsocr.plugin.setup.page_limits import page_limits
 
 # Keys that vLLM itself puts among a server's processor options.
 VLLM_OPTIONS = ("device",)
@@ -74,21 +76,35 @@ class DeepseekOCRProcessingInfo(BaseProcessingInfo):
 
     @functools.cached_property
     def largest_plan(self) -> TilePlan:
-        """The page with the most image tokens that some mode makes and the context holds.
+        """The page with the most image tokens that a request may ask for and this server holds.
 
-        Raises ValueError when the context is too short for any.
+        Raises ValueError when it holds none.
         """
-        limit = self.ctx.model_config.max_model_len - TOKENS_BESIDE_IMAGE
-        resolutions = {*MODES.values(), self.page_options.resolution}
-        plans = [plan for resolution in resolutions for plan in _grids(resolution)]
-        fitting = [plan for plan in plans if plan.num_image_tokens <= limit]
+        limits = page_limits(self.ctx.model_config.hf_config)
+        own = self.page_options.resolution
+        resolutions = {own, *MODES.values()} if limits.request_modes else {own}
+        plans = [plan for each in resolutions for plan in _grids(each, *self._largest_sides)]
+        room = self.ctx.model_config.max_model_len - TOKENS_BESIDE_IMAGE
+        fitting = [plan for plan in plans if plan.num_image_tokens <= room]
+        smallest = min(plan.num_image_tokens for plan in plans)
         if not fitting:
-            smallest = min(plan.num_image_tokens for plan in plans)
             raise ValueError(
                 f"max_model_len must be at least {smallest + TOKENS_BESIDE_IMAGE} "
-                f"to hold one image, got {limit + TOKENS_BESIDE_IMAGE}"
+                f"to hold one image, got {room + TOKENS_BESIDE_IMAGE}"
             )
-        return max(fitting, key=lambda plan: plan.num_image_tokens)
+        in_step = [plan for plan in fitting if plan.num_image_tokens <= (limits.max_tokens or room)]
+        if not in_step:
+            raise ValueError(
+                f"with --disable-chunked-mm-input, max_num_batched_tokens must be at least "
+                f"{smallest} to hold one image, got {limits.max_tokens}"
+            )
+        return max(in_step, key=lambda plan: plan.num_image_tokens)
+
+    @property
+    def _largest_sides(self) -> tuple[int | None, int | None]:
+        """Width and height of pages at most, px, as --limit-mm-per-prompt states them."""
+        options = self.ctx.get_mm_config().limit_per_prompt.get("image")
+        return getattr(options, "width", None), getattr(options, "height", None)
 
 
 @functools.lru_cache
@@ -98,12 +114,20 @@ def checkpoint_options(model: str, revision: str | None) -> PageOptions:
     return PageOptions.from_checkpoint(stated)
 
 
-def _grids(resolution: Resolution) -> Iterator[TilePlan]:
-    """A page for every grid the resolution allows, the uncut page included."""
+def _grids(
+    resolution: Resolution, width: int | None = None, height: int | None = None
+) -> Iterator[TilePlan]:
+    """A page for every grid the resolution allows, the uncut page included.
+
+    Pages wider or higher than stated, in px, are scaled down, which may leave fewer tiles.
+    """
     side, most = resolution.image_size, resolution.max_crops if resolution.crop_mode else 1
     for rows in range(1, most + 1):
         for cols in range(1, most // rows + 1):
-            yield plan_tiles(cols * side, rows * side, resolution)
+            page = cols * side, rows * side
+            stated = zip(page, (width, height), strict=True)
+            scale = min([1.0, *(limit / length for length, limit in stated if limit)])
+            yield plan_tiles(*(max(1, int(length * scale)) for length in page), resolution)
 
 
 class DeepseekOCRDummyInputsBuilder(BaseDummyInputsBuilder[DeepseekOCRProcessingInfo]):
@@ -118,12 +142,9 @@ class DeepseekOCRDummyInputsBuilder(BaseDummyInputsBuilder[DeepseekOCRProcessing
         mm_counts: Mapping[str, int],
         mm_options: MultiModalDummyOptions,
     ) -> MultiModalDataDict:
-        width, height = self.info.largest_plan.size
+        width, height = self.info.largest_plan.size  # within the sides that mm_options states
         images = self._get_dummy_images(
-            width=width,
-            height=height,
-            num_images=mm_counts.get("image", 0),
-            overrides=mm_options.get("image"),
+            width=width, height=height, num_images=mm_counts.get("image", 0)
         )
         return {"image": images}
 
@@ -147,6 +168,11 @@ class DeepseekOCRMultiModalProcessor(BaseMultiModalProcessor[DeepseekOCRProcessi
         key, and two spellings of one resolution share it. Raises ValueError.
         """
         options = self.info.page_options.override(inputs.hf_processor_mm_kwargs)
+        if inputs.cache is None and None in inputs.mm_data_items.get("image", ()):
+            raise PageError(
+                "an image known by its uuid alone needs the processor cache, which is off "
+                "(mm_processor_cache_gb is 0); send the image itself"
+            )
         checked = replace(
             inputs,
             prompt=self._checked_prompt(inputs),

@@ -2,6 +2,7 @@
 
     chat, completions, offline text -> one BOS, stripped text -> ids
 
+The end of a chat whose last message is to be continued is kept as it is.
 Prompts given as token ids are taken as they are, but an image tag without its image is refused in
 them too. Knows nothing of pixels; prompts with images are checked by the processor.
 """
@@ -18,33 +19,36 @@ from PIL import Image
 from vllm.inputs import EngineInput, TextPrompt, TokensPrompt
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.inputs import TokPrompt
-from vllm.renderers.params import TokenizeParams
+from vllm.renderers.params import ChatParams, TokenizeParams
 
 from vllm_dsocr.page.prompt import expand_placeholders, prompt_ids
 from vllm_dsocr.page.source import PageError
+
+_CONTINUED = "dsocr_continued"  # key of a rendered prompt, gone before vLLM reads on
 
 
 class DeepseekOCRRenderer(HfRenderer):
     """vLLM's renderer with the official prompt rules."""
 
-    def render_messages(self, *args: Any, **kwargs: Any) -> Any:
+    def render_messages(self, messages: Any, params: ChatParams) -> Any:
         with _damaged_images_refused():
-            return super().render_messages(*args, **kwargs)
+            return _marked(super().render_messages(messages, params), params)
 
-    async def render_messages_async(self, *args: Any, **kwargs: Any) -> Any:
+    async def render_messages_async(self, messages: Any, params: ChatParams) -> Any:
         with _damaged_images_refused():
-            return await super().render_messages_async(*args, **kwargs)
+            return _marked(await super().render_messages_async(messages, params), params)
 
     def _can_produce_offsets(self) -> bool:
         return False  # ids no longer map to characters of the text the client sent
 
     def _tokenize_prompt(self, prompt: TextPrompt, params: TokenizeParams) -> TokensPrompt:
-        tokenize = super()._tokenize_prompt
+        tokenize, text = super()._tokenize_prompt, prompt["prompt"]
+        tail = text[len(text.rstrip()) :] if prompt.pop(_CONTINUED, False) else ""
 
-        def encode(text: str) -> list[int]:
-            return tokenize({**prompt, "prompt": text}, params)["prompt_token_ids"]
+        def encode(stripped: str) -> list[int]:
+            return tokenize({**prompt, "prompt": stripped + tail}, params)["prompt_token_ids"]
 
-        ids = prompt_ids(prompt["prompt"], encode, self.get_bos_token_id())
+        ids = prompt_ids(text, encode, self.get_bos_token_id())
         return self._build_tokens_prompt(ids, prompt)
 
     def process_for_engine(self, prompt: TokPrompt, *args: Any, **kwargs: Any) -> EngineInput:
@@ -67,6 +71,14 @@ class DeepseekOCRRenderer(HfRenderer):
         info = self.mm_processor.info
         info.page_options.override(prompt.get("mm_processor_kwargs") or {})
         expand_placeholders(prompt.get("prompt_token_ids", ()), info.image_token_id, counts=())
+
+
+def _marked(rendered: Any, params: ChatParams) -> Any:
+    """(conversation, prompt) with a mark in the prompt where its last message is continued."""
+    _, prompt = rendered
+    if params.chat_template_kwargs.get("continue_final_message") and "prompt" in prompt:
+        prompt[_CONTINUED] = True
+    return rendered
 
 
 @contextmanager

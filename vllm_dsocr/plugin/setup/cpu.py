@@ -8,7 +8,7 @@ Both give way to the user's flags. Knows no other device; there vLLM profiles an
 from __future__ import annotations
 
 import psutil
-from vllm.config import CacheConfig, CompilationMode, VllmConfig
+from vllm.config import CacheConfig, CompilationMode, ParallelConfig, VllmConfig
 from vllm.platforms import current_platform
 
 SPARE_TOKENS = 256  # per request: blocks are of 128 tokens, and vLLM keeps one to itself
@@ -46,10 +46,18 @@ def states_cache_size(config: CacheConfig) -> bool:
 
 
 def cache_bytes(vllm_config: VllmConfig) -> int:
-    """What all requests at once can fill, but no more than CACHE_SHARE of the free memory."""
+    """Of one worker: what all requests at once can fill, but no more than its part of CACHE_SHARE.
+
+    Tensor, pipeline and data parallel workers of a machine share its memory.
+    """
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     heads = model.get_num_kv_heads(parallel) * model.get_num_layers(parallel)
     per_token = 2 * heads * model.get_head_size() * model.dtype.itemsize  # keys and values
     tokens = vllm_config.scheduler_config.max_num_seqs * (model.max_model_len + SPARE_TOKENS)
     memory = min(psutil.virtual_memory().available, current_platform.get_device_total_memory())
-    return min(tokens * per_token, int(CACHE_SHARE * memory))
+    return min(tokens * per_token, int(CACHE_SHARE * memory) // workers(parallel))
+
+
+def workers(parallel: ParallelConfig) -> int:
+    """How many of them run on this machine."""
+    return parallel.local_world_size * max(1, parallel.data_parallel_size_local)

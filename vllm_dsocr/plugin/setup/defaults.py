@@ -4,7 +4,7 @@
                                                 on a CPU also what `cpu.py` sets
 
 vLLM calls the class for its architecture alone, so other models are served as ever. What the user
-said, by flag or in generation_config.json, stays.
+said, by flag or in generation_config.json, stays; `switches.py` says what can be left out.
 
 Three settings are left to vLLM: a finished configuration does not tell a flag from a default.
 Tokens per step: vLLM's value follows the device, and a longer page is prefilled in parts. Prefix
@@ -25,16 +25,26 @@ from vllm_dsocr.plugin import TOKENIZER_MODE
 from vllm_dsocr.plugin.setup.adapters import fit_adapters
 from vllm_dsocr.plugin.setup.compat import range_problem
 from vllm_dsocr.plugin.setup.cpu import set_cpu_defaults
+from vllm_dsocr.plugin.setup.page_limits import set_page_limits
+from vllm_dsocr.plugin.setup.switches import switches
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM shows its own loggers only
 
 GUARD = "vllm_dsocr.plugin.logits:DeepseekOCRLogitsProcessor"
+# What serves with (guard, loop detection) switched on.
+PROCESSORS = {
+    (True, True): GUARD,
+    (True, False): "vllm_dsocr.plugin.logits:DeepseekOCRNGramLogitsProcessor",
+    (False, True): "vllm_dsocr.plugin.logits:DeepseekOCRLoopDetection",
+}
+GUARDS = (PROCESSORS[True, True], PROCESSORS[True, False])
+LOOP_DETECTIONS = (PROCESSORS[True, True], PROCESSORS[False, True])
 # Processors with the same request options, which the guard stands in for: as the recipe names it
 # for vLLM's own model, which Model Runner V2 refuses, and ours for any model.
 SAME_OPTIONS = (
     "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor",
     "vllm_dsocr.plugin.logits:NoRepeatNGramLogitsProcessor",
-    GUARD,
+    *PROCESSORS.values(),
 )
 GREEDY = {"temperature": 0.0}
 
@@ -55,10 +65,13 @@ class DeepseekOCRDefaults(VerifyAndUpdateConfig):
         if model_config.tokenizer_mode == "auto":
             model_config.tokenizer_mode = TOKENIZER_MODE
         model_config.override_generation_config = generation_overrides(model_config)
-        if refusal := guard_refusal(vllm_config):
+        wanted = switches(vllm_config.additional_config)
+        processor = PROCESSORS.get((wanted.guard, wanted.loop_detection))
+        if processor and (refusal := guard_refusal(vllm_config)):
             logger.warning("The repetition guard is off: %s.", refusal)
-        else:
-            model_config.logits_processors = guarded(model_config.logits_processors)
+        elif processor:
+            model_config.logits_processors = guarded(model_config.logits_processors, processor)
+        set_page_limits(vllm_config)
         fit_adapters(vllm_config)
         if current_platform.is_cpu():
             set_cpu_defaults(vllm_config)
@@ -67,10 +80,11 @@ class DeepseekOCRDefaults(VerifyAndUpdateConfig):
 def generation_overrides(model_config: ModelConfig) -> dict[str, object]:
     """The user's overrides; with temperature 0 where nobody states a temperature.
 
-    `--generation-config vllm` asks for vLLM's neutral values and gets them.
+    `--generation-config vllm` asks for vLLM's neutral values and gets them, and what returns the
+    mask of its sampling has to sample.
     """
     stated = model_config.override_generation_config
-    if model_config.generation_config == "vllm":
+    if model_config.generation_config == "vllm" or returns_sampling_mask(model_config):
         return stated
     checkpoint = model_config.try_get_generation_config()
     unstated = {key: value for key, value in GREEDY.items() if checkpoint.get(key) is None}
@@ -83,13 +97,20 @@ def guard_refusal(vllm_config: VllmConfig) -> str | None:
         return "nothing is generated"
     if vllm_config.speculative_config is not None and not vllm_config.use_v2_model_runner:
         return "Model Runner V1 takes no logits processors with speculative decoding"
+    if returns_sampling_mask(vllm_config.model_config):
+        return "--return-sampling-mask takes no logits processors"
     return None
 
 
-def guarded(processors: list[str | type] | None) -> list[str | type]:
+def returns_sampling_mask(model_config: ModelConfig) -> bool:
+    """Releases before the flag have none."""
+    return getattr(model_config, "return_sampling_mask", False)
+
+
+def guarded(processors: list[str | type] | None, guard: str = GUARD) -> list[str | type]:
     """The user's processors and the guard, once."""
     others = [item for item in processors or () if _path(item) not in SAME_OPTIONS]
-    return [*others, GUARD]
+    return [*others, guard]
 
 
 def _path(processor: str | type) -> str:
