@@ -2,7 +2,9 @@
 
     make demo
 
-The last line is one JSON object with `cer` (character error rate) and `seconds` (reading the page).
+Writes the Markdown, a report, the page with its boxes and a PDF of it into demo-output/. The last
+line is one JSON object: `cer` (character error rate), `seconds` (reading the page) and, for a page
+with layout, `iou` (mean overlap of the boxes).
 """
 
 from __future__ import annotations
@@ -19,17 +21,48 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO
 
 import openai
+from PIL import Image
 
-from vllm_dsocr.metrics import character_error_rate
+from vllm_dsocr.document.blocks import Figure, Page
+from vllm_dsocr.document.grounding import parse_blocks
+from vllm_dsocr.metrics import box_iou, character_error_rate
+from vllm_dsocr.page.prompt import TASKS
+from vllm_dsocr.page.ranges import ALL_PAGES
+from vllm_dsocr.pipeline.outputs import PagePictures, write_format
+from vllm_dsocr.render.figures import crop_figures
+from vllm_dsocr.render.finished import FinishedDocument, figure_path
+from vllm_dsocr.render.formats import FORMATS
 
 HERE = Path(__file__).parent
 READER = HERE / "reader"
-PAGE, TRUTH = HERE / "page.png", HERE / "page.txt"
+OUTPUT = Path("demo-output")
+WRITTEN = ("md", "report", "layout", "layout-pdf")
 STARTUP_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A page, what to do with it, and what should come out."""
+
+    task: str
+    page: Path
+    truth: Path
+
+
+LINES = Case("free", HERE / "page.png", HERE / "page.txt")
+LAYOUT = Case("markdown", HERE / "layout.png", HERE / "layout.txt")
+
+
+def case_for(reader: Path) -> Case:
+    """The page with layout, if the reader's own figures say that it was trained for such."""
+    figures = json.loads((reader / "evaluation.json").read_text(encoding="utf-8"))
+    return LAYOUT if "layout" in figures else LINES
 
 
 @contextmanager
@@ -84,13 +117,13 @@ def stop(server: subprocess.Popen) -> None:
         return
 
 
-def read(base_url: str, page: Path) -> str:
-    """The page's text, printed as it arrives."""
+def read(base_url: str, case: Case) -> str:
+    """The answer, printed as it arrives."""
     client = openai.OpenAI(base_url=base_url, api_key="none")
-    image = base64.b64encode(page.read_bytes()).decode()
+    image = base64.b64encode(case.page.read_bytes()).decode()
     content = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
-        {"type": "text", "text": "Free OCR."},
+        {"type": "text", "text": TASKS[case.task].removeprefix("<image>\n")},
     ]
     model = client.models.list().data[0].id
     stream = client.chat.completions.create(
@@ -104,19 +137,66 @@ def read(base_url: str, page: Path) -> str:
     return "".join(pieces)
 
 
+def finished(case: Case, text: str) -> FinishedDocument:
+    """The answer as a document of one page."""
+    with Image.open(case.page) as image:
+        width, height = image.size
+    page = Page(1, "ok", width, height, text=text, blocks=parse_blocks(text))
+
+    def crop(figure: Figure) -> bytes:
+        with Image.open(case.page) as image:
+            return dict(crop_figures(image.convert("RGB"), page))[figure]
+
+    return FinishedDocument(
+        title=case.page.stem,
+        pages=lambda: [page],
+        figure=crop,
+        pictures=lambda: PagePictures(case.page, ALL_PAGES, 72),
+        source=case.page,
+    )
+
+
+def write(document: FinishedDocument, folder: Path) -> list[Path]:
+    """Every format of WRITTEN, and the figures that the Markdown shows; returns what to look at."""
+    for page in document.pages():
+        for figure in page.figures:
+            path = folder / figure_path(figure)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(document.figure(figure))
+    for name in WRITTEN:
+        write_format(FORMATS[name], document, folder)
+    return [folder / FORMATS[name].file for name in WRITTEN]
+
+
+def mean_overlap(text: str, truth: str) -> float:
+    """Of the boxes of `truth` with those of `text`, in order; a missing one counts 0."""
+    said, true = ([b for block in parse_blocks(t) for b in block.boxes] for t in (text, truth))
+    pairs = zip_longest(said[: len(true)], true)
+    return sum(box_iou(a.corners, b.corners) for a, b in pairs if a and b) / max(1, len(true))
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leave through the clean-up
-    truth = TRUTH.read_text(encoding="utf-8").rstrip("\n")
+    case = case_for(READER)
+    truth = case.truth.read_text(encoding="utf-8").rstrip("\n")
     print(f"starting: vllm serve {READER}")
     begin = time.monotonic()
     with served(READER) as base_url:
         print(f"ready after {time.monotonic() - begin:.0f} s\n\n--- read by the model")
         begin = time.monotonic()
-        text = read(base_url, PAGE)
+        text = read(base_url, case)
         seconds = time.monotonic() - begin
-    cer = character_error_rate(text, truth)
-    print(f"\n--- printed on the page\n{truth}\n\ncharacter error rate {cer:.2%}, {seconds:.1f} s")
-    print(json.dumps({"cer": round(cer, 5), "seconds": round(seconds, 2)}))
+    document = finished(case, text)
+    if case is LAYOUT:
+        print(f"\n--- as Markdown\n{FORMATS['md'].text(document)}")
+    print(f"\n--- printed on the page\n{truth}\n")
+    for path in write(document, OUTPUT):
+        print(f"written: {path}")
+    figures = {"cer": round(character_error_rate(text, truth), 5)}
+    if case is LAYOUT:
+        figures["iou"] = round(mean_overlap(text, truth), 4)
+    print(f"character error rate {figures['cer']:.2%}, {seconds:.1f} s")
+    print(json.dumps({**figures, "seconds": round(seconds, 2)}))
 
 
 if __name__ == "__main__":

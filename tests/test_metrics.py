@@ -5,6 +5,7 @@ import random
 import pytest
 
 from vllm_dsocr.metrics import (
+    box_iou,
     character_error_rate,
     edit_distance,
     normalised_distance,
@@ -43,3 +44,9 @@ def test_any_hashable_elements_have_the_distances_of_the_table():
         for _ in range(100):
             a, b = ([kind(rng.randrange(3)) for _ in range(rng.randrange(9))] for _ in range(2))
             assert edit_distance(a, b) == distance_by_table(a, b)
+
+
+def test_overlap_of_boxes():
+    assert box_iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert box_iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
+    assert box_iou((0, 0, 10, 10), (10, 0, 20, 10)) == box_iou((3, 3, 3, 9), (3, 3, 3, 9)) == 0

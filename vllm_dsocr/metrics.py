@@ -1,4 +1,4 @@
-"""How far a text is from the truth: edit distance and error rates. Knows nothing of models."""
+"""How far a text or box is from the truth: edit distance, error rates, overlap. Knows nothing of models."""
 
 from __future__ import annotations
 
@@ -26,3 +26,12 @@ def word_error_rate(text: str, truth: str) -> float:
 def normalised_distance(text: Sequence[Hashable], truth: Sequence[Hashable]) -> float:
     """Edits per element of the longer one, 0 to 1; 0 when both are empty."""
     return edit_distance(text, truth) / max(1, len(text), len(truth))
+
+
+def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes (x1, y1, x2, y2); 0 for boxes without area."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b)]
+    return width * height / (sum(areas) - width * height)

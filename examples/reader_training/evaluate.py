@@ -33,9 +33,10 @@ from .layout.answers import (
 )
 from .layout.page import held_out_charts, held_out_layouts
 from .pages import PAGE_SIDE, held_out_pages
+from .scores.boxes import overlaps
 from .scores.grammar import problem
 from .scores.reading import MAX_MARKUP_TOKENS, count_errors, read_images
-from .scores.scoring import layout_summary, overlaps, score_layout
+from .scores.scoring import layout_summary, score_layout
 from .tokenizer import write_json
 
 AT_ONCE = 16  # pages per batch

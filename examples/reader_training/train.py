@@ -26,8 +26,8 @@ from .losses import Heads, encoder_losses, joint_losses
 from .optimiser import Optimiser
 from .pages import held_out_pages
 from .schedule import MAX_NORM, PLANS, between
+from .scores.boxes import overlaps
 from .scores.reading import MAX_MARKUP_TOKENS, count_errors, read_images, read_pages
-from .scores.scoring import overlaps
 
 LOG_EVERY = 25  # steps
 SAVE_EVERY = 300  # s

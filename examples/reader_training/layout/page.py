@@ -229,7 +229,7 @@ def _caption(pen: _Pen, label: str, room: Rect) -> Block | None:
     if text_width(pen.body.font, text) > room[2] - room[0]:
         text = text.partition(":")[0]
     width = room[2] - room[0]
-    center = width if pen.rng.random() < 0.4 else 0.0
+    center = width if label == "image_caption" or pen.rng.random() < 0.4 else 0.0
     printed = print_lines(pen.draw, [text], room[:2], pen.body, center)
     return text_block(label, printed, "<center>", " </center>")
 
@@ -263,7 +263,10 @@ def _image(pen: _Pen, room: Rect) -> list[Block]:
         high = min(high, bottom - y - 1.5 * pen.body.size)
     box = (left, y, left + wide, y + high)
     blocks = [print_figure(pen.rng, pen.draw, box, pen.paper, pen.body.ink)]
-    below = (x1, y + high + 0.3 * pen.body.size, x2, bottom)
+    # Under the figure: as far to both sides as the page allows.
+    half = min(left + wide / 2 - x1, x2 - left - wide / 2)
+    middle = left + wide / 2
+    below = (middle - half, y + high + 0.3 * pen.body.size, middle + half, bottom)
     caption = _caption(pen, "image_caption", below) if captioned else None
     return [*blocks, caption] if caption else blocks
 

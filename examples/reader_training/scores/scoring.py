@@ -7,35 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import zip_longest
 from statistics import fmean
 
-from vllm_dsocr.document.blocks import Block, Box
+from vllm_dsocr.document.blocks import Block
 from vllm_dsocr.document.grounding import parse_blocks
-from vllm_dsocr.document.tables import Table, split_tables
-from vllm_dsocr.evaluation.page import mean_teds
-from vllm_dsocr.metrics import edit_distance, normalised_distance
+from vllm_dsocr.evaluation.table_form import mean_teds, tables_of
+from vllm_dsocr.metrics import box_iou, edit_distance, normalised_distance
 
 from .grammar import problem
 
 SAME_BLOCK = 0.5  # edits per character beyond which two texts are not the same block's
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(a.x2, b.x2) - max(a.x1, b.x1)
-    height = min(a.y2, b.y2) - max(a.y1, b.y1)
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (a, b))
-    return width * height / (areas - width * height)
-
-
-def overlaps(text: str, truth: str) -> list[float]:
-    """Overlap of every true box with the answer's box of the same number, 0 without one."""
-    said, true = ([box for b in parse_blocks(t) for box in b.boxes] for t in (text, truth))
-    pairs = zip_longest(said[: len(true)], true)
-    return [0.0 if a is None or b is None else iou(a, b) for a, b in pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +49,15 @@ def score_layout(text: str, truth: str) -> LayoutScore:
         overlaps=[_overlap(said, found.get(i), block) for i, block in enumerate(true)],
         labels=[i in found and said[found[i]].label == b.label for i, b in enumerate(true)],
         in_order=everything and order == sorted(order),
-        teds=mean_teds(_tables(text), _tables(truth)),
+        teds=mean_teds(tables_of(text)[0], tables_of(truth)[0]),
         valid=problem("markdown", text) is None,
     )
-
-
-def _tables(text: str) -> list[Table]:
-    return [part for part in split_tables(text) if isinstance(part, Table)]
 
 
 def _overlap(said: tuple[Block, ...], index: int | None, block: Block) -> float:
     if index is None or not said[index].boxes:
         return 0.0
-    return iou(said[index].boxes[0], block.boxes[0])
+    return box_iou(said[index].boxes[0].corners, block.boxes[0].corners)
 
 
 def _match(said: tuple[Block, ...], true: tuple[Block, ...]) -> dict[int, int]:
