@@ -1,4 +1,4 @@
-"""How far a text or box is from the truth: edit distance, error rates, overlap. Knows nothing of models."""
+"""How far a text or box is from the truth. Knows nothing of models."""
 
 from __future__ import annotations
 
