@@ -5,11 +5,13 @@ Frozen values only. Knows nothing of models, files or how anything is drawn; sta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vllm_dsocr.document.labels import FIGURES, is_words
+
 BOX_MAX = 999  # the model writes coordinates as integers 0..999 over each side of the page
-FIGURE_LABELS = ("image", "figure")  # blocks whose content is the picture inside their boxes
 
 Status = Literal["ok", "truncated", "repeated", "failed"]
 STATUSES: tuple[Status, ...] = ("ok", "truncated", "repeated", "failed")
@@ -54,20 +56,33 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A stretch of the page's text; `label` is None for text the model did not ground."""
+    """A stretch of the page's text; `label` is None for text the model did not ground.
+
+    tag, note: the tag as it was written and one sentence, where its boxes are not what it says.
+    """
 
     content: str
     label: str | None = None
     boxes: tuple[Box, ...] = ()
+    tag: str | None = None
+    note: str | None = None
 
     @property
     def is_figure(self) -> bool:
-        return self.label in FIGURE_LABELS
+        """Whether what counts is the picture inside the boxes."""
+        return self.label in FIGURES
+
+    @property
+    def text(self) -> str:
+        """What stands on the page there: the content, with the label where that holds the words."""
+        if self.label is not None and is_words(self.label, self.content):
+            return self.label + self.content
+        return self.content
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One picture of a page: `index` counts from 0 over the boxes of its figure blocks."""
+    """One picture of a page: `index` counts the boxes of its figure blocks from 0."""
 
     page: int
     index: int
@@ -112,6 +127,22 @@ class Page:
 
     @property
     def figures(self) -> tuple[Figure, ...]:
-        """Every box of every figure block, numbered in reading order."""
-        boxes = [box for block in self.blocks if block.is_figure for box in block.boxes]
-        return tuple(Figure(self.number, index, box) for index, box in enumerate(boxes))
+        """Every box with an area of every figure block, in reading order."""
+        return tuple(figure for _, figures in self.illustrated for figure in figures)
+
+    @property
+    def illustrated(self) -> Iterator[tuple[Block, tuple[Figure, ...]]]:
+        """Every block with its figures, which only blocks that are figures have.
+
+        A figure's index counts all boxes, also those without a pixel in them, which are none.
+        """
+        index = 0
+        for block in self.blocks:
+            boxes = block.boxes if block.is_figure else ()
+            figures = (Figure(self.number, index + i, box) for i, box in enumerate(boxes))
+            yield block, tuple(figure for figure in figures if self._shows(figure.box))
+            index += len(boxes)
+
+    def _shows(self, box: Box) -> bool:
+        left, top, right, bottom = box.pixels(self.width or BOX_MAX, self.height or BOX_MAX)
+        return left < right and top < bottom

@@ -1,27 +1,34 @@
 """The model's text with its layout tags -> blocks. Never evaluates anything, never loses text.
 
-Grammar of a tag, with optional white space inside the list:
+    <|ref|>LABEL<|/ref|><|det|>[[x1, y1, x2, y2], ...]<|/det|>    as the model writes a tag
+    LABEL[[x1, y1, x2, y2]]                                       special tokens dropped
 
-    <|ref|>LABEL<|/ref|><|det|>[[x1, y1, x2, y2], ...]<|/det|>
-
-LABEL holds no `<|`; coordinates are integers 0..999 with x1 <= x2 and y1 <= y2. Whatever is not
-such a tag to the letter (cut off, three numbers, code, text between the halves) is text and stays.
+LABEL holds no `<|`. The second form, which some servers send, counts at the start of a line, where
+LABEL is one of the layout's and the text has no tag of the first form. A tag with a list that
+cannot be read is a tag without boxes; one that is not closed, or has text between its halves, is
+text.
 Knows nothing of pages or files; standard library only.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from vllm_dsocr.config import DET_CLOSE, DET_OPEN, REF_CLOSE, REF_OPEN
-from vllm_dsocr.document.blocks import Block, Box
+from vllm_dsocr.document.blocks import Block
+from vllm_dsocr.document.coordinates import read_boxes
+from vllm_dsocr.document.labels import LAYOUT_LABELS
 
-_NUMBER = r"[0-9]{1,3}"
-_BOX = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{3}}\s*\]"
-_LABEL = r"(?:[^<]|<(?!\|))+"  # up to the next "<|", in one pass
+_INNER = r"(?:[^<]|<(?!\|))"  # up to the next "<|", in one pass
 _TAG = re.compile(
-    f"{re.escape(REF_OPEN)}(?P<label>{_LABEL}){re.escape(REF_CLOSE)}"
-    rf"{re.escape(DET_OPEN)}\s*\[\s*(?P<boxes>{_BOX}(?:\s*,\s*{_BOX})*)\s*\]\s*{re.escape(DET_CLOSE)}"
+    f"{re.escape(REF_OPEN)}(?P<label>{_INNER}*){re.escape(REF_CLOSE)}"
+    f"{re.escape(DET_OPEN)}(?P<boxes>{_INNER}*){re.escape(DET_CLOSE)}"
+)
+_PLAIN_TAG = re.compile(
+    rf"^[ \t]*(?P<label>{'|'.join(sorted(LAYOUT_LABELS, key=len, reverse=True))})"
+    r"(?P<boxes>\[\[[-+0-9.,\s\[\]()]*?\]\s?\])",
+    re.MULTILINE,
 )
 
 
@@ -31,24 +38,23 @@ def parse_blocks(text: str) -> tuple[Block, ...]:
     The tags and the contents, in order, are the whole of `text` without its outer white space.
     """
     text = text.strip()
-    blocks: list[Block] = []
-    label, boxes, start = None, (), 0
+    tags = list(_tags(text))
+    ends = [tag.start() for tag in tags[1:]] + [len(text)]
+    blocks = [_block(tag, text[tag.end() : end]) for tag, end in zip(tags, ends, strict=bool(tags))]
+    before = text[: tags[0].start()] if tags else text
+    return (Block(before), *blocks) if before else tuple(blocks)
+
+
+def _tags(text: str) -> Iterator[re.Match[str]]:
+    found = False
     for tag in _TAG.finditer(text):
-        found = _boxes(tag["boxes"])
-        if found is None:
-            continue
-        if label is not None or tag.start():
-            blocks.append(Block(text[start : tag.start()], label, boxes))
-        label, boxes, start = tag["label"].strip(), found, tag.end()
-    if label is not None or text:
-        blocks.append(Block(text[start:], label, boxes))
-    return tuple(blocks)
+        found = True
+        yield tag
+    if not found:
+        yield from (tag for tag in _PLAIN_TAG.finditer(text) if read_boxes(tag["boxes"]).boxes)
 
 
-def _boxes(written: str) -> tuple[Box, ...] | None:
-    """Boxes of a matched list, or None when corners are in the wrong order."""
-    numbers = [int(number) for number in re.findall(_NUMBER, written)]
-    try:
-        return tuple(Box(*numbers[i : i + 4]) for i in range(0, len(numbers), 4))
-    except ValueError:
-        return None
+def _block(tag: re.Match[str], content: str) -> Block:
+    reading = read_boxes(tag["boxes"])
+    written = tag[0] if reading.note else None
+    return Block(content, tag["label"].strip(), reading.boxes, written, reading.note)

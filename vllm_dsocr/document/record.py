@@ -57,6 +57,8 @@ def _block_record(block: Block, page: Page) -> dict[str, Any]:
         "boxes": [box.corners for box in block.boxes],
         "boxes_px": [box.pixels(page.width, page.height) for box in block.boxes],
     }
+    if block.tag is not None:
+        record |= {"tag": block.tag, "note": block.note}
     if page.size_points:
         points = (box.points(*page.size_points) for box in block.boxes)
         record["boxes_points"] = [[round(value, 2) for value in box] for box in points]
@@ -65,4 +67,4 @@ def _block_record(block: Block, page: Page) -> dict[str, Any]:
 
 def _block(record: Mapping[str, Any]) -> Block:
     boxes = tuple(Box(*corners) for corners in record["boxes"])
-    return Block(record["content"], record["label"], boxes)
+    return Block(record["content"], record["label"], boxes, record.get("tag"), record.get("note"))

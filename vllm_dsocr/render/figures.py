@@ -18,11 +18,11 @@ _JPEG_QUALITY = 80
 
 
 def crop_figures(image: Image.Image, page: Page) -> Iterator[tuple[Figure, bytes]]:
-    """Every figure of the page with its crop as PNG bytes; a crop is at least one pixel."""
+    """Every figure of the page with its crop as PNG bytes."""
     for figure in page.figures:
-        left, top, right, bottom = figure.box.pixels(image.width, image.height)
-        left, top = min(left, image.width - 1), min(top, image.height - 1)
-        yield figure, png_bytes(image.crop((left, top, max(right, left + 1), max(bottom, top + 1))))
+        crop = image.crop(figure.box.pixels(image.width, image.height))
+        if crop.width and crop.height:
+            yield figure, png_bytes(crop)
 
 
 def draw_layout(image: Image.Image, page: Page) -> Image.Image:

@@ -59,6 +59,9 @@ class RenderOptions:
     join_pages: bool = False
 
 
+DEFAULTS = RenderOptions()
+
+
 def figure_name(figure: Figure) -> str:
     """File name of a figure's crop, unique in its document."""
     return f"{figure.page:04d}-{figure.index}{FIGURE_SUFFIX}"
@@ -84,5 +87,5 @@ class FinishedDocument:
     pictures: Callable[[], Pictures] = NoPictures
     about: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
-    options: RenderOptions = RenderOptions()
+    options: RenderOptions = DEFAULTS
     link: FigureLink = figure_path

@@ -1,8 +1,7 @@
-"""Pages -> Markdown. LaTeX is kept; figures become links; tables stay HTML or become pipe tables.
+"""Format `md`: Markdown as common readers take it.
 
-`page_markdown` equals the official post-processing to the letter, except that every box of a figure
-has a link of its own. Knows nothing of files: the caller says where a figure lives.
-Standard library only.
+Formulas between dollars, figures with their captions for alt text, tables as HTML or with pipes.
+Knows nothing of files: the document says what a figure is called. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,54 +9,67 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from vllm_dsocr.document.blocks import Block, Page
-from vllm_dsocr.document.tables import Table, split_tables, table_markdown
-from vllm_dsocr.render.finished import FigureLink, FinishedDocument
+from vllm_dsocr.document.blocks import Page
+from vllm_dsocr.document.parts import Part
+from vllm_dsocr.render.finished import DEFAULTS, FigureLink, FinishedDocument, RenderOptions
+from vllm_dsocr.render.joining import PageParts, joined, parts_of
+from vllm_dsocr.render.official import page_markdown
+from vllm_dsocr.render.prose import alt_text, pipe_table, prose, table_text
 
-# Written by the official code wherever a page has layout tags: these two are not in plain LaTeX.
-_PLAIN_LATEX = {"\\coloneqq": ":=", "\\eqqcolon": "=:"}
 _NOTES = {
     "truncated": "the text of this page is cut off at the token limit",
     "repeated": "the model went round in circles on this page; the text ends at the loop",
 }
 
 
-def page_markdown(page: Page, link: FigureLink) -> str:
-    """The page's text with its tags taken out and `![](link)` for every figure."""
-    figures = iter(page.figures)
-    parts: list[str] = []
-    for block in page.blocks:
-        if block.is_figure:
-            parts += [f"![]({link(next(figures))})\n" for _ in block.boxes]
-        parts.append(block.content)
-    text = "".join(parts)
-    return _plain_latex(text) if _is_grounded(page.blocks) else text
-
-
 def pieces(document: FinishedDocument) -> Iterator[str]:
     """The whole document, page by page; page breaks and troubles are marked."""
-    for page in document.pages():
-        yield f"<!-- page {page.number} -->\n\n"
-        text = tidy(page_markdown(page, document.link))
-        if document.options.tables == "markdown":
-            text = pipe_tables(text)
+    options = document.options
+    for page, text in _page_texts(document):
+        if options.page_comments:
+            yield f"<!-- page {page.number} -->\n\n"
         for part in (text, _note(page)):
             if part:
                 yield part + "\n\n"
 
 
-def tidy(text: str) -> str:
-    """Without outer white space and with at most one empty line in a row."""
-    return re.sub(r"\n\s*\n", "\n\n", text).strip()
+def _page_texts(document: FinishedDocument) -> Iterator[tuple[Page, str]]:
+    options = document.options
+    if options.markdown == "official":
+        for page in document.pages():
+            yield page, re.sub(r"\n\s*\n", "\n\n", page_markdown(page, document.link)).strip()
+        return
+    pages: Iterable[PageParts] = parts_of(document.pages(), options.furniture)
+    for page in joined(pages) if options.join_pages else pages:
+        yield page.page, parts_markdown(page.parts, document.link, options)
 
 
-def pipe_tables(text: str) -> str:
-    """The text with its HTML tables as Markdown tables, each on lines of its own."""
-    parts = (
-        f"\n\n{table_markdown(part)}\n\n" if isinstance(part, Table) else part
-        for part in split_tables(text)
-    )
-    return tidy("".join(parts))
+def parts_markdown(
+    parts: Iterable[Part], link: FigureLink, options: RenderOptions = DEFAULTS
+) -> str:
+    """The parts as Markdown, with an empty line between all but lines that belong together."""
+    text, before = "", None
+    for part in parts:
+        if written := part_markdown(part, link, options):
+            gap = "\n" if part.kind == before == "line" else "\n\n"
+            text += (gap if text else "") + written
+            before = part.kind
+    return text
+
+
+def part_markdown(part: Part, link: FigureLink, options: RenderOptions = DEFAULTS) -> str:
+    """One part; empty where there is nothing to write."""
+    if part.figures:
+        alt = alt_text(part.caption or "")
+        return "\n\n".join(f"![{alt}]({link(figure)})" for figure in part.figures)
+    if part.table is not None:
+        return _table(part, options)
+    if part.kind == "code":
+        return part.text if part.text.startswith(("```", "~~~")) else _fenced(part.text)
+    text = prose(part.text, options.math)
+    if part.kind == "heading":
+        return "#" * min(part.level, 6) + " " + text.replace("\n", " ")
+    return text
 
 
 def page_note(page: Page) -> str | None:
@@ -67,16 +79,20 @@ def page_note(page: Page) -> str | None:
     return _NOTES.get(page.status)
 
 
+def _table(part: Part, options: RenderOptions) -> str:
+    table = part.table
+    assert table is not None
+    if options.tables == "html":
+        return table_text(table, options.math)
+    caption = prose(table.caption.text, options.math) if table.caption else ""
+    return "\n\n".join(filter(None, (caption, pipe_table(table, options.math))))
+
+
+def _fenced(text: str) -> str:
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}\n{text.strip(chr(10))}\n{fence}"
+
+
 def _note(page: Page) -> str:
     note = page_note(page)
     return f"> **Note:** {note}" if note else ""
-
-
-def _is_grounded(blocks: Iterable[Block]) -> bool:
-    return any(block.label is not None for block in blocks)
-
-
-def _plain_latex(text: str) -> str:
-    for command, plain in _PLAIN_LATEX.items():
-        text = text.replace(command, plain)
-    return text

@@ -13,6 +13,6 @@ def pieces(document: FinishedDocument) -> Iterator[str]:
     yield head(document.title)
     for page in document.pages():
         yield f'<article id="page-{page.number}">\n<p class="fate">page {page.number}</p>\n'
-        yield from page_text(page, figure_url(document))
+        yield from page_text(page, figure_url(document), furniture=document.options.furniture)
         yield "</article>\n"
     yield END

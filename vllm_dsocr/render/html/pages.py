@@ -6,14 +6,16 @@ Knows nothing of files; no network is needed when the result is opened.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from html import escape
 
 from vllm_dsocr.document.blocks import Block, Page
+from vllm_dsocr.document.parts import Part, page_parts
 from vllm_dsocr.render.finished import FIGURE_MEDIA_TYPE, FigureLink, FinishedDocument
-from vllm_dsocr.render.html.content import content_html
+from vllm_dsocr.render.html.content import part_html
 from vllm_dsocr.render.html.style import CSS, content_policy
 from vllm_dsocr.render.markdown import page_note
+from vllm_dsocr.render.prose import alt_text
 
 LabelColor = Callable[[str], str]
 END = "</body>\n</html>\n"
@@ -41,23 +43,33 @@ def head(title: str) -> str:
     )
 
 
-def page_text(page: Page, link: FigureLink, color: LabelColor | None = None) -> Iterator[str]:
+def page_text(
+    page: Page, link: FigureLink, color: LabelColor | None = None, furniture: bool = True
+) -> Iterator[str]:
     """The page's blocks, with their labels where there is a colour for them, and its trouble."""
-    figures = iter(page.figures)
+    parts = page_parts(page)
     for index, block in enumerate(page.blocks):
-        if not block.content.strip() and not block.boxes:
-            continue
-        shown = [next(figures) for _ in block.boxes] if block.is_figure else []
-        yield _block_html(f"{page.number}-{index}", block, [link(f) for f in shown], color)
+        shown = [p for p in parts if p.block == index and (furniture or p.kind != "furniture")]
+        if shown or (color and block.boxes):
+            yield _block_html(f"{page.number}-{index}", block, shown, link, color)
     if note := page_note(page):
         yield f'<p class="note">{escape(note)}</p>\n'
 
 
-def _block_html(name: str, block: Block, pictures: list[str], color: LabelColor | None) -> str:
+def _block_html(
+    name: str, block: Block, parts: Iterable[Part], link: FigureLink, color: LabelColor | None
+) -> str:
     tag, style = "", ""
     if color and block.label is not None:
         tag = f'<span class="tag">{escape(block.label)}</span>\n'
         style = f' style="--color: {color(block.label)}"'
-    shown = "".join(f'<figure><img src="{escape(url)}" alt=""></figure>\n' for url in pictures)
-    text = content_html(block.content)
-    return f'<div class="block" data-block="{name}"{style}>\n{tag}{shown}{text}\n</div>\n'
+    text = "\n".join(_figures(part, link) if part.figures else part_html(part) for part in parts)
+    return f'<div class="block" data-block="{name}"{style}>\n{tag}{text}\n</div>\n'
+
+
+def _figures(part: Part, link: FigureLink) -> str:
+    alt = escape(alt_text(part.caption or ""))
+    return "\n".join(
+        f'<figure><img src="{escape(link(figure))}" alt="{alt}"></figure>'
+        for figure in part.figures
+    )

@@ -16,10 +16,11 @@ header p, .fate { margin: .2rem 0 0; color: var(--soft); font-size: .85rem; }
 article { max-width: 52rem; margin: 1.5rem auto; padding: 2rem 2.5rem; background: var(--paper);
   border: 1px solid var(--line); border-radius: 6px; overflow-wrap: anywhere; }
 article.report { max-width: 110rem; display: grid; gap: 1.5rem; padding: 1.2rem;
-  grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); content-visibility: auto;
-  contain-intrinsic-size: auto 60rem; margin-inline: 1.2rem; }
-.picture { position: sticky; top: 1rem; align-self: start; border: 1px solid var(--line); }
-.picture img { display: block; width: 100%; height: auto; }
+  grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); margin-inline: 1.2rem; }
+.picture { position: sticky; top: 1rem; align-self: start; justify-self: center;
+  width: fit-content; border: 1px solid var(--line); }
+.picture img { display: block; width: auto; max-width: 100%; height: auto;
+  max-height: calc(100vh - 2rem - 2px); }
 .picture svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .picture rect { fill-opacity: .08; stroke-width: 2; vector-effect: non-scaling-stroke; }
 .picture rect.lit { fill-opacity: .35; stroke-width: 4; }
@@ -36,11 +37,16 @@ article h1 { font-size: 1.5rem; }
 article h2 { font-size: 1.3rem; }
 article h3 { font-size: 1.1rem; }
 p { margin: .5em 0; } ul, ol { margin: .2em 0; padding-left: 1.6em; }
-.center { text-align: center; } figure { margin: 1em 0; } figure img { max-width: 100%; }
+.caption { color: var(--soft); font-size: .93em; } .line p { margin: 0; }
+.footnote, .furniture { color: var(--soft); font-size: .85em; }
+figure { margin: 1em 0; } figure img { max-width: 100%; }
 table { border-collapse: collapse; margin: .8em 0; font-size: .93em; }
+.scroll { overflow-x: auto; overflow-wrap: normal; word-break: normal; }
+caption { padding: .3em 0; color: var(--soft); text-align: left; }
 td, th { border: 1px solid var(--line); padding: .25em .6em; vertical-align: top; }
 pre { overflow: auto; background: #f5f6f8; padding: .8em; }
 .math { font-family: "DejaVu Serif", Georgia, serif; }
+math { overflow-wrap: normal; } math[display=block] { overflow: auto hidden; padding: .3em 0; }
 @media (max-width: 60rem) { article.report { grid-template-columns: 1fr; }
   .picture { position: relative; top: 0; } }
 @media print { body { background: none; } article { border: 0; margin: 0; max-width: none; } }
