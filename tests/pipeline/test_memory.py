@@ -24,6 +24,7 @@ from vllm_dsocr.pipeline.finish import OutputSettings
 from vllm_dsocr.pipeline.inputs import find_inputs
 from vllm_dsocr.pipeline.run import Conversion
 from vllm_dsocr.pipeline.settings import ReadSettings
+from vllm_dsocr.render.formats import FORMATS
 
 resident = {}
 
@@ -36,6 +37,8 @@ def report(event):
 
 source, out = map(Path, sys.argv[1:])
 output = OutputSettings(formats=("md", "json", "html", "report", "layout-pdf"))
+for name in output.formats:
+    FORMATS[name].load()  # as the command does at its start: libraries are no growth
 conversion = Conversion(FakeEngine(), ReadSettings("fake", dpi=72), output, out, report)
 asyncio.run(conversion.run(find_inputs([source])))
 print(json.dumps(resident))

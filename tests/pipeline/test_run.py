@@ -222,7 +222,7 @@ def test_what_a_killed_run_left_half_written_is_cleared(tmp_path: Path, pdf: Inp
     assert _tree(tmp_path / "out") == _tree(tmp_path / "straight")
 
 
-def test_hostile_tags_do_nothing_and_stay_text(tmp_path: Path) -> None:
+def test_hostile_tags_do_nothing_and_stay_in_the_record(tmp_path: Path) -> None:
     page_image(0).save(tmp_path / "a.png")
     victim = tmp_path / "touched"
     code = f"__import__('os').system('touch {victim}')"
@@ -230,8 +230,12 @@ def test_hostile_tags_do_nothing_and_stay_text(tmp_path: Path) -> None:
     engine = FakeEngine(lambda request: Completion(text, "stop", 9))
     _convert(tmp_path / "out", find_inputs([tmp_path / "a.png"]), engine)
     assert not victim.exists()
-    assert code in (tmp_path / "out" / "a.png" / "document.md").read_text("utf-8")
-    assert _document(tmp_path / "out", "a.png")["pages"][0]["text"] == text
+    page = _document(tmp_path / "out", "a.png")["pages"][0]
+    assert page["text"] == text
+    assert code in page["blocks"][0]["tag"]
+    markdown = (tmp_path / "out" / "a.png" / "document.md").read_text("utf-8")
+    assert "alert(1)" in markdown
+    assert "touch" not in markdown
     assert "<script>alert" not in (tmp_path / "out" / "a.png" / "document.html").read_text("utf-8")
 
 
