@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vllm_dsocr.config import MODES, Resolution, VisionSizes
-from vllm_dsocr.encoder import sam
+from vllm_dsocr.encoder import attention, sam
 from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages, encode_views
 from vllm_dsocr.encoder.attention import attend
 from vllm_dsocr.hf import DeepseekOCRConfig, DeepseekOCRForCausalLM
@@ -18,7 +18,7 @@ from vllm_dsocr.page.geometry import plan_tiles
 from vllm_dsocr.plan import decoder_cost
 from vllm_dsocr.plan.page_cost import page_cost
 from vllm_dsocr.plan.sizes import DecoderSizes, ModelSizes
-from vllm_dsocr.plan.vision_cost import view_flops, vision_parameters
+from vllm_dsocr.plan.vision_cost import executed_flops, view_flops, vision_parameters
 
 DATA = Path(__file__).parent.parent / "data"
 CLOSE = 0.02
@@ -55,6 +55,17 @@ def test_views_of_the_published_towers(side, without_bias):
         views = torch.zeros(1, 3, side, side)
     flops = counted(lambda: encode_views(tower, views))
     assert view_flops(VisionSizes(), side) == pytest.approx(flops, rel=CLOSE)
+
+
+def test_what_is_executed_with_positions_as_channels(monkeypatch):
+    monkeypatch.setattr(sam, "grid_attention", attention._augmented)
+    with torch.device("meta"):
+        tower = nn.Module()
+        build_vision_tower(tower, VisionSizes())
+        views = torch.zeros(1, 3, 640, 640)
+    flops = counted(lambda: encode_views(tower, views))
+    assert executed_flops(VisionSizes(), 640) == pytest.approx(flops, rel=CLOSE)
+    assert executed_flops(VisionSizes(), 640) > 1.1 * view_flops(VisionSizes(), 640)
 
 
 def test_a_page_with_tiles_on_the_tiny_towers(sizes, model, without_bias):

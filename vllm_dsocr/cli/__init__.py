@@ -45,10 +45,10 @@ COMMANDS = {
         "What will be in force, and what is wrong.",
         SERVING,
     ),
-    "plan": ("vllm_dsocr.cli.plan:main", "What the model costs to run.", SERVING),
+    "plan": ("vllm_dsocr.cli.plan:app", "What the model costs to run.", SERVING),
     "train": ("vllm_dsocr.cli.train:main", "Fine-tune on pages with their text.", TRAINING),
     "lora": ("vllm_dsocr.cli.lora:main", "Check and merge adapters.", TRAINING),
-    "eval": ("vllm_dsocr.cli.eval:main", "Hold texts against the truth.", JUDGING),
+    "eval": ("vllm_dsocr.cli.eval:app", "Hold texts against the truth.", JUDGING),
 }
 
 app = typer.Typer(**APP)

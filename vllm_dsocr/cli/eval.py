@@ -2,46 +2,85 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vllm_dsocr.evaluation import olmocr_bench, omnidocbench
-from vllm_dsocr.evaluation.page import score_folder, summary
+import typer
+
+from vllm_dsocr.cli.lazy import APP, examples
+
+app = typer.Typer(
+    help="Error rates of characters and words, edit distance, TEDS of tables, reading order; our "
+    "own estimates of two benchmarks. Prints a table and, as the last line, one JSON object.",
+    **APP,
+)
+Json = Annotated[bool, typer.Option("--json", help="The JSON object only.")]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Prints a table and, as the last line, one JSON object; 2 for files that cannot be used."""
-    args = _parser().parse_args(argv)
+@app.command(
+    epilog=examples("dsocr eval folder out truth/", "dsocr eval folder out truth/ --pages")
+)
+def folder(
+    read: Annotated[Path, typer.Argument(help="NAME.md, or what `dsocr convert` wrote")],
+    truth: Annotated[Path, typer.Argument(help="NAME.md or NAME.txt, one per document")],
+    pages: Annotated[bool, typer.Option("--pages", help="Scores of every document too.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Texts against a folder of texts of the same names; one that is missing counts as empty."""
+    return _print(lambda: _folder(read, truth, pages), as_json)
+
+
+@app.command(epilog=examples("dsocr eval omnidocbench out/ OmniDocBench.json"))
+def omnidocbench(
+    read: Annotated[Path, typer.Argument(help="IMAGE.md, or what `dsocr convert` wrote")],
+    truth: Annotated[Path, typer.Argument(metavar="OmniDocBench.json")],
+    as_json: Json = False,
+) -> int:
+    """Texts against OmniDocBench.json: our estimate, docs/evaluation.md says how near it is."""
+    from vllm_dsocr.evaluation import omnidocbench as benchmark
+
+    return _print(lambda: benchmark.score(truth, read), as_json)
+
+
+@app.command(epilog=examples("dsocr eval olmocr-bench bench_data dsocr"))
+def olmocr_bench(
+    bench: Annotated[Path, typer.Argument(metavar="bench_data", help="folder of the *.jsonl")],
+    candidate: Annotated[str, typer.Argument(help="folder in it with NAME_pgPAGE_repeatN.md")],
+    as_json: Json = False,
+) -> int:
+    """Facts of olmOCR-bench: our estimate, docs/evaluation.md says how near it is."""
+    from vllm_dsocr.evaluation import olmocr_bench as benchmark
+
+    return _print(lambda: benchmark.score(bench, candidate), as_json)
+
+
+def _folder(read: Path, truth: Path, pages: bool) -> dict[str, Any]:
+    from vllm_dsocr.evaluation.page import score_folder, summary
+
+    scores = score_folder(read, truth)
+    every = {score.name: summary([score]) for score in scores} if pages else {}
+    return {"all": summary(scores), **every}
+
+
+def _print(score: Callable[[], dict[str, Any]], as_json: bool) -> int:
     try:
-        result = args.run(args)
+        result = score()
+    except ImportError as error:
+        print(f"dsocr eval: {error.name} is missing: pip install '.[eval]'", file=sys.stderr)
+        return 2
     except (OSError, ValueError, KeyError) as error:
         print(f"dsocr eval: {error}", file=sys.stderr)
         return 2
-    if not args.json:
-        print("\n".join(_lines(result)))
+    if not as_json:
+        print("\n".join(result_lines(result)))
     print(json.dumps(result, ensure_ascii=False))
     return 0
 
 
-def _folder(args: argparse.Namespace) -> dict[str, Any]:
-    scores = score_folder(args.read, args.truth)
-    pages = {score.name: summary([score]) for score in scores}
-    return {"all": summary(scores), **(pages if args.pages else {})}
-
-
-def _omnidocbench(args: argparse.Namespace) -> dict[str, Any]:
-    return omnidocbench.score(args.truth, args.read)
-
-
-def _olmocr_bench(args: argparse.Namespace) -> dict[str, Any]:
-    return olmocr_bench.score(args.bench, args.candidate)
-
-
-def _lines(result: Mapping[str, Any]) -> Iterator[str]:
+def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
     """Summaries as a table, everything else name by name."""
     tables = {name: value for name, value in result.items() if _is_summary(value)}
     width = max((len(name) for name in tables), default=0)
@@ -49,8 +88,15 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
         if not number:
             yield f"{'':<{width}} " + " ".join(f"{column:>14}" for column in row)
         yield f"{name:<{width}} " + " ".join(f"{_number(value):>14}" for value in row.values())
-    for name in result.keys() - tables.keys():
-        yield f"{name}: {result[name]}"
+    for name, value in result.items():
+        if name not in tables:
+            yield f"{name}: {_one_line(value)}"
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_one_line(one)}" for name, one in value.items()) or "none"
+    return _number(value) if isinstance(value, float | int | None) else str(value)
 
 
 def _is_summary(value: Any) -> bool:
@@ -59,30 +105,3 @@ def _is_summary(value: Any) -> bool:
 
 def _number(value: float | int | None) -> str:
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dsocr eval",
-        description="Error rates of characters and words, edit distance, TEDS of tables and "
-        "reading order.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    folder = _add(commands, "folder", _folder, "texts against a folder of texts of the same names")
-    folder.add_argument("read", type=Path, help="NAME.md, or what `dsocr convert` wrote")
-    folder.add_argument("truth", type=Path, help="NAME.md or NAME.txt, one per page")
-    folder.add_argument("--pages", action="store_true", help="scores of every page too")
-    omni = _add(commands, "omnidocbench", _omnidocbench, "texts against OmniDocBench.json")
-    omni.add_argument("read", type=Path, help="IMAGE.md, or what `dsocr convert` wrote")
-    omni.add_argument("truth", type=Path, metavar="OmniDocBench.json")
-    olmo = _add(commands, "olmocr-bench", _olmocr_bench, "facts of olmOCR-bench")
-    olmo.add_argument("bench", type=Path, metavar="bench_data", help="folder of the *.jsonl")
-    olmo.add_argument("candidate", help="folder in it with NAME_pgPAGE_repeatN.md")
-    return parser
-
-
-def _add(commands: Any, name: str, run: Any, about: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=about)
-    command.add_argument("--json", action="store_true", help="the JSON object only")
-    command.set_defaults(run=run)
-    return command

@@ -2,49 +2,141 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vllm_dsocr.cli.engines import positive
+import typer
+
+from vllm_dsocr.cli.lazy import APP, examples
 from vllm_dsocr.config import MODES
 from vllm_dsocr.page.geometry import plan_tiles
 from vllm_dsocr.plan import decoder_cost
-from vllm_dsocr.plan.bounds import GIB, GPUS, Gpu, bound
+from vllm_dsocr.plan.bounds import Setup, bound, decoder_bytes
+from vllm_dsocr.plan.gpus import GIB, GPUS, Gpu
 from vllm_dsocr.plan.page_cost import model_bytes, page_cost
 from vllm_dsocr.plan.sizes import ModelSizes
 from vllm_dsocr.plan.vision_cost import vision_parameters
 
 MIB = 2**20
+app = typer.Typer(**APP)
+GPU: dict[str, Any] = {"rich_help_panel": "GPU"}
 
 
-def main(argv: Sequence[str]) -> int:
-    """Prints a table, or one JSON object with --json; 2 for a configuration that cannot be."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a page, px."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A page, the tokens of its text, and how many such are encoded in one step."""
+
+    page: Size
+    text_tokens: int
+    pages: int
+
+
+def _size(text: str | Size) -> Size:
+    if isinstance(text, Size):
+        return text
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT")
+    return Size(int(width), int(height))
+
+
+def _mode(text: str) -> str:
+    if text not in MODES:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(MODES)}")
+    return text
+
+
+def _gpu_name(text: str) -> str:
+    names = {name.lower(): name for name in GPUS}
+    if text.lower() not in names:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(GPUS)}")
+    return names[text.lower()]
+
+
+@app.command(
+    epilog=examples(
+        "dsocr plan --gpu H100 --price 2.5",
+        "dsocr plan --gpu L40S --fp8 --max-num-seqs 512 --mode base",
+        "dsocr plan --gpu H100 --tensor-parallel-size 2 --text-tokens 2000",
+    )
+)
+def plan(
+    model: Annotated[
+        Path | None, typer.Option(help="config.json or its folder; the published one without")
+    ] = None,
+    mode: Annotated[
+        list[str] | None, typer.Option(parser=_mode, metavar="MODE", help="may be repeated; all")
+    ] = None,
+    page: Annotated[
+        Size, typer.Option(parser=_size, metavar="WxH", help="px; without it A4 at 200 dpi")
+    ] = "1654x2339",
+    text_tokens: Annotated[int, typer.Option(min=1, help="of a page")] = 1000,
+    pages: Annotated[int, typer.Option(min=1, help="encoded in one step")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object, exact numbers")] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(parser=_gpu_name, metavar="NAME", help=f"one of {', '.join(GPUS)}", **GPU),
+    ] = None,
+    flops: Annotated[float | None, typer.Option(help="TFLOP/s, bf16, dense", **GPU)] = None,
+    fp8_flops: Annotated[float | None, typer.Option(help="TFLOP/s, FP8, dense", **GPU)] = None,
+    bandwidth: Annotated[float | None, typer.Option(help="GB/s", **GPU)] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB", **GPU)] = None,
+    max_num_seqs: Annotated[
+        int | None, typer.Option(min=1, help="of the server; vLLM's own for the GPU", **GPU)
+    ] = None,
+    tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs", **GPU)] = 1,
+    fp8: Annotated[bool, typer.Option("--fp8", help="--quantization fp8", **GPU)] = False,
+    price: Annotated[float | None, typer.Option(help="per hour of one GPU", **GPU)] = None,
+) -> int:
+    """FLOPs, memory and, for a GPU, two bounds in pages per second; from shapes alone.
+
+    `pages/s <=` has arithmetic and memory busy all the time: no server that writes a token a step
+    exceeds it. `in turn` has the encoder and the prefill first and the steps of the decoder after.
+    """
     try:
-        sizes = ModelSizes.from_file(args.model) if args.model else ModelSizes()
-        gpu = _gpu(args)
+        sizes = ModelSizes.from_file(model) if model else ModelSizes()
+        card = _gpu(gpu, flops, bandwidth, memory, fp8_flops)
+        setup = Setup(max_num_seqs, tensor_parallel_size, fp8)
+        work = Work(page, text_tokens, pages)
+        rows = [_row(sizes, name, work, card, setup, price) for name in mode or MODES]
     except (OSError, ValueError) as error:
         print(f"dsocr plan: {error}", file=sys.stderr)
         return 2
-    rows = [_row(sizes, mode, gpu, args) for mode in args.mode or MODES]
     result = {"parameters": _parameters(sizes), "modes": rows}
-    print(json.dumps(result) if args.json else "\n".join(_table(result)))
+    if card is not None:
+        result["gpu"] = asdict(card)
+    print(json.dumps(result) if as_json else "\n".join(_table(result)))
     return 0
 
 
-def _gpu(args: argparse.Namespace) -> Gpu | None:
-    own = (args.flops, args.bandwidth, args.memory)
+def _gpu(
+    name: str | None,
+    flops: float | None,
+    bandwidth: float | None,
+    memory: float | None,
+    fp8_flops: float | None,
+) -> Gpu | None:
+    own = (flops, bandwidth, memory)
     if any(own) and not all(own):
         raise ValueError("a GPU of your own needs --flops, --bandwidth and --memory")
-    if all(own):
-        return Gpu(args.flops * 1e12, args.bandwidth * 1e9, args.memory * GIB)
-    return GPUS[args.gpu] if args.gpu else None
+    if flops and bandwidth and memory:
+        return Gpu(flops * 1e12, bandwidth * 1e9, memory * GIB, (fp8_flops or 0) * 1e12)
+    return GPUS[name] if name else None
 
 
 def _parameters(sizes: ModelSizes) -> dict[str, int]:
@@ -53,18 +145,21 @@ def _parameters(sizes: ModelSizes) -> dict[str, int]:
         "decoder": decoder_cost.parameters(sizes.decoder),
         "decoder_active": decoder_cost.active_parameters(sizes.decoder),
         "bytes_bf16": model_bytes(sizes),
+        "bytes_fp8": 2 * vision_parameters(sizes.vision) + decoder_bytes(sizes, fp8=True),
     }
 
 
-def _row(sizes: ModelSizes, mode: str, gpu: Gpu | None, args: argparse.Namespace) -> dict[str, Any]:
-    plan = plan_tiles(*args.page, MODES[mode])
-    cost = page_cost(sizes, plan, args.text_tokens, pages=args.pages)
-    row: dict[str, Any] = {"mode": mode, "tiles": plan.num_tiles, **asdict(cost)}
+def _row(
+    sizes: ModelSizes, mode: str, work: Work, gpu: Gpu | None, setup: Setup, price: float | None
+) -> dict[str, Any]:
+    tiles = plan_tiles(work.page.width, work.page.height, MODES[mode])
+    cost = page_cost(sizes, tiles, work.text_tokens, pages=work.pages)
+    row: dict[str, Any] = {"mode": mode, "tiles": tiles.num_tiles, **asdict(cost)}
     if gpu is not None:
-        limit = bound(sizes, cost, gpu, args.max_num_seqs)
+        limit = bound(sizes, cost, gpu, setup)
         row |= asdict(limit)
-        if args.price is not None:
-            row["cost_per_million"] = limit.cost_per_million(args.price)
+        if price is not None:
+            row["cost_per_million"] = limit.cost_per_million(price * setup.tensor_parallel_size)
     return row
 
 
@@ -73,8 +168,11 @@ def _table(result: dict[str, Any]) -> Iterator[str]:
     yield (
         f"{count['vision'] / 1e6:.0f} M parameters in the vision part, "
         f"{count['decoder'] / 1e6:.0f} M in the decoder, of which a token meets "
-        f"{count['decoder_active'] / 1e6:.0f} M; {count['bytes_bf16'] / GIB:.2f} GiB in bf16"
+        f"{count['decoder_active'] / 1e6:.0f} M; {count['bytes_bf16'] / GIB:.2f} GiB in bf16, "
+        f"{count['bytes_fp8'] / GIB:.2f} GiB in FP8"
     )
+    if "gpu" in result:
+        yield f"figures of the GPU: {result['gpu']['source']}"
     yield ""
     columns = [name for name in _COLUMNS if name in result["modes"][0]]
     yield " ".join(f"{_COLUMNS[name][0]:>12}" for name in columns)
@@ -93,6 +191,7 @@ _COLUMNS: dict[str, tuple[str, float, str]] = {
     "tiles": ("tiles", 0, ""),
     "image_tokens": ("image tokens", 0, ""),
     "vision": ("vision TFLOP", 1e12, ".3f"),
+    "vision_executed": ("as channels", 1e12, ".3f"),
     "prefill": ("prefill", 1e12, ".3f"),
     "decode": ("decode", 1e12, ".3f"),
     "cache_bytes": ("KV MiB", MIB, ".1f"),
@@ -100,34 +199,6 @@ _COLUMNS: dict[str, tuple[str, float, str]] = {
     "activation_bytes": ("active MiB", MIB, ".1f"),
     "concurrency": ("concurrency", 0, ""),
     "pages_per_second": ("pages/s <=", 1, ".1f"),
+    "pages_per_second_in_turn": ("in turn", 1, ".1f"),
     "cost_per_million": ("cost/M >=", 1, ".2f"),
 }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dsocr plan",
-        description="FLOPs, memory and, for a GPU, the bound no server exceeds; from shapes alone.",
-    )
-    parser.add_argument("--model", type=Path, help="config.json or its folder (the published one)")
-    parser.add_argument("--mode", choices=MODES, action="append", help="default: all")
-    parser.add_argument("--page", type=_size, default=(1654, 2339), help="WxH px (1654x2339, A4)")
-    parser.add_argument("--text-tokens", type=positive, default=1000, help="of a page (1000)")
-    parser.add_argument("--pages", type=positive, default=1, help="encoded in one step (1)")
-    parser.add_argument("--json", action="store_true", help="one JSON object, exact numbers")
-    group = parser.add_argument_group("GPU")
-    group.add_argument("--gpu", choices=GPUS)
-    group.add_argument("--flops", type=float, help="TFLOP/s, bf16, dense")
-    group.add_argument("--bandwidth", type=float, help="GB/s")
-    group.add_argument("--memory", type=float, help="GiB")
-    group.add_argument("--max-num-seqs", type=positive, default=256, help="of the server (256)")
-    group.add_argument("--price", type=float, help="per hour of the GPU")
-    return parser
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (positive(part) for part in text.lower().split("x"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT") from error
-    return width, height

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from vllm_dsocr.config import VisionSizes
 from vllm_dsocr.page.geometry import TilePlan
 from vllm_dsocr.plan import decoder_cost
 from vllm_dsocr.plan.sizes import ModelSizes
-from vllm_dsocr.plan.vision_cost import view_flops, vision_parameters
+from vllm_dsocr.plan.vision_cost import executed_flops, view_flops, vision_parameters
 from vllm_dsocr.plan.vision_memory import vision_peak
 
 PROMPT_TOKENS = 12  # BOS and the words of the usual prompts
@@ -15,7 +17,9 @@ PROMPT_TOKENS = 12  # BOS and the words of the usual prompts
 
 @dataclass(frozen=True, slots=True)
 class PageCost:
-    """vision, prefill, decode: FLOPs.  cache_bytes: of the KV cache when the text is complete.
+    """vision, prefill, decode: FLOPs needed.  cache_bytes: of the KV cache of the complete text.
+
+    vision_executed: of an encoder that has relative positions as channels, see vision_cost.
 
     vision_bytes: of the encoder's tensors at their peak, for all pages it takes in one step.
     activation_bytes: the same, or an estimate of the prefill's where that is more.
@@ -24,6 +28,7 @@ class PageCost:
     image_tokens: int
     text_tokens: int
     vision: int
+    vision_executed: int
     prefill: int
     decode: int
     cache_bytes: int
@@ -50,7 +55,8 @@ def page_cost(
     return PageCost(
         image_tokens=plan.num_image_tokens,
         text_tokens=text_tokens,
-        vision=_vision_flops(sizes, plan),
+        vision=_vision_flops(view_flops, sizes, plan),
+        vision_executed=_vision_flops(executed_flops, sizes, plan),
         prefill=decoder_cost.forward_flops(decoder, prompt),
         decode=_decode_flops(sizes, prompt, text_tokens),
         cache_bytes=width * (prompt + text_tokens) * decoder_cost.cache_numbers(decoder),
@@ -64,9 +70,11 @@ def model_bytes(sizes: ModelSizes, width: int = 2) -> int:
     return width * (decoder_cost.parameters(sizes.decoder) + vision_parameters(sizes.vision))
 
 
-def _vision_flops(sizes: ModelSizes, plan: TilePlan) -> int:
-    whole = view_flops(sizes.vision, plan.resolution.base_size)
-    return whole + plan.num_tiles * view_flops(sizes.vision, plan.resolution.image_size)
+def _vision_flops(
+    flops: Callable[[VisionSizes, int], int], sizes: ModelSizes, plan: TilePlan
+) -> int:
+    whole = flops(sizes.vision, plan.resolution.base_size)
+    return whole + plan.num_tiles * flops(sizes.vision, plan.resolution.image_size)
 
 
 def _decode_flops(sizes: ModelSizes, prompt: int, text_tokens: int) -> int:

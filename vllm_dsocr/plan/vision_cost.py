@@ -1,8 +1,9 @@
 """Sizes of the vision part and the side of a view -> FLOPs and parameters.
 
 FLOPs are those of matrix products and convolutions, two per multiplication and addition, as torch
-counts them; relative positions count as what they are, also where a kernel takes them as further
-channels. Knows nothing of pages or of the decoder.
+counts them. What is needed counts relative positions as what they are; what is executed where a
+fused kernel takes no bias has them as further channels of queries, keys and, since such a kernel
+knows one width, values. Knows nothing of pages or of the decoder.
 """
 
 from __future__ import annotations
@@ -16,8 +17,29 @@ MLP_RATIO = 4  # of both towers
 CHANNELS = 3
 
 
+def executed_flops(sizes: VisionSizes, side: int) -> int:
+    """`view_flops` with relative positions as further channels."""
+    grid = side // PATCH_SIZE
+    return view_flops(sizes, side) + sum(
+        _channel_flops(sizes.sam, grid, window) for window in _windows(sizes.sam)
+    )
+
+
+def _channel_flops(sizes: SamSizes, grid: int, window: int) -> int:
+    """Of two products over so many channels more for each row and column of the window."""
+    window = window or grid
+    num_windows = ceil(grid / window) ** 2
+    return num_windows * _attention_flops(window**2, sizes.heads * 2 * window)
+
+
+def _windows(sizes: SamSizes) -> list[int]:
+    """Side of the windows of each layer, 0 for all patches."""
+    layers = range(sizes.layers)
+    return [0 if i in sizes.global_attn_indexes else sizes.window_size for i in layers]
+
+
 def view_flops(sizes: VisionSizes, side: int) -> int:
-    """One square view of `side` px through both towers and the projector."""
+    """One square view of `side` px through both towers and the projector: what is needed."""
     tokens = grid_side(side) ** 2
     projector = 2 * tokens * sizes.projector_input * sizes.projector_output
     return sam_flops(sizes.sam, side) + clip_flops(sizes.clip, tokens + 1) + projector
@@ -27,10 +49,7 @@ def sam_flops(sizes: SamSizes, side: int) -> int:
     """SAM tower, neck and compressor."""
     grid = side // PATCH_SIZE
     patches = grid**2
-    windows = [
-        0 if i in sizes.global_attn_indexes else sizes.window_size for i in range(sizes.layers)
-    ]
-    blocks = sum(_sam_block_flops(sizes, grid, window) for window in windows)
+    blocks = sum(_sam_block_flops(sizes, grid, window) for window in _windows(sizes))
     embed = 2 * patches * CHANNELS * PATCH_SIZE**2 * sizes.width
     return embed + blocks + _neck_flops(sizes, grid)
 
