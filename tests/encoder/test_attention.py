@@ -1,74 +1,209 @@
-"""Attention with decomposed relative positions: every form against the definition."""
+"""Attention with decomposed relative positions: every form against the definition.
+
+Run as a script, this file checks the Triton kernels; TRITON_INTERPRET=1 lets it run without a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from vllm_dsocr.encoder import attention
+from vllm_dsocr.encoder.attention import FORMS, PLAIN, Forms, Grid, attend, fused, pieces
+from vllm_dsocr.encoder.attention.forms import TRAINING
+from vllm_dsocr.encoder.attention.grid import distances, relative_table
+
+HALF = {torch.bfloat16: 0.02, torch.float16: 0.003}  # relative rms
+# Views, side, window, heads, size of a head: windows that end at the edge and beyond it, by one
+# patch and by all but one; the window, the side and the head no multiples of what a kernel takes.
+SHAPES = [
+    (1, 8, 0, 2, 64),
+    (2, 5, 0, 1, 8),
+    (1, 12, 0, 1, 32),
+    (1, 18, 0, 2, 64),
+    (2, 8, 4, 2, 16),
+    (2, 9, 8, 1, 64),
+    (1, 15, 14, 2, 64),
+    (1, 13, 7, 1, 48),
+    (1, 27, 14, 1, 64),
+]
 
 
-def inputs(side=5, heads=2, dim=8, batch=2):
+def random_grid(
+    views: int, side: int, window: int, heads: int, dim: int, dtype: torch.dtype = torch.float32
+) -> Grid:
     torch.manual_seed(0)
-    q, k, v = torch.randn(3, batch, heads, side * side, dim)
-    table_h, table_w = torch.randn(2, 2 * side - 1, dim)
-    return q, k, v, table_h, table_w
+    width, size = heads * dim, window or side
+    qkv, fill = torch.randn(views, side, side, 3 * width), torch.randn(3 * width)
+    tables = torch.randn(2, 2 * size - 1, dim) * 0.3
+    return Grid(qkv.to(dtype), fill.to(dtype), tables.to(dtype), heads, window)
 
 
-def by_definition(q, k, v, table_h, table_w):
-    """softmax(q.k / sqrt(d) + q.table_h[row distance] + q.table_w[column distance]) v, in loops."""
-    tokens, dim = q.shape[-2:]
-    side = int(tokens**0.5)
-    scores = q @ k.transpose(-1, -2) * dim**-0.5
-    for i in range(tokens):
-        for j in range(tokens):
-            down = i // side - j // side + side - 1
-            right = i % side - j % side + side - 1
-            scores[..., i, j] += q[..., i, :] @ table_h[down] + q[..., i, :] @ table_w[right]
-    return scores.softmax(-1) @ v
+def by_definition(grid: Grid) -> torch.Tensor:
+    """softmax(q.k / sqrt(d) + q.table_h[row distance] + q.table_w[column distance]) v, in fp32.
+
+    Query by query, over all keys of its window, of which those beyond the grid are the fill.
+    """
+    qkv, tables, size = grid.qkv.float(), grid.tables.float(), grid.size
+    out = torch.empty(*qkv.shape[:3], qkv.shape[3] // 3)
+    for y in range(grid.side):
+        for x in range(grid.side):
+            top, left = y // size * size, x // size * size
+            window = grid.fill.float().expand(len(qkv), size, size, -1).clone()
+            inside = qkv[:, top : top + size, left : left + size]
+            window[:, : inside.shape[1], : inside.shape[2]] = inside
+            _, k, v = window.unflatten(-1, (3, grid.heads, -1)).unbind(3)
+            q = qkv[:, y, x].unflatten(-1, (3, grid.heads, -1))[:, 0]
+            scores = torch.einsum("nhd,nyxhd->nhyx", q, k) * grid.head_dim**-0.5
+            back = size - 1 - torch.arange(size)
+            scores += torch.einsum("nhd,yd->nhy", q, tables[0, y - top + back])[..., None]
+            scores += torch.einsum("nhd,xd->nhx", q, tables[1, x - left + back])[..., None, :]
+            weights = scores.flatten(2).softmax(-1).unflatten(2, (size, size))
+            out[:, y, x] = torch.einsum("nhyx,nyxhd->nhd", weights, v).flatten(1)
+    return out
 
 
-@pytest.mark.parametrize("form", [attention._in_pieces, attention._augmented])
-@pytest.mark.parametrize("side, dim", [(5, 8), (3, 8)])  # wide and narrow against the head
-def test_forms_equal_the_definition(form, side, dim):
-    q, k, v, table_h, table_w = inputs(side, dim=dim)
-    rel = attention.relative_scores(q, table_h, table_w, side)
-    torch.testing.assert_close(form(q, k, v, *rel), by_definition(q, k, v, table_h, table_w))
+@functools.cache
+def known(*shape: int) -> tuple[Grid, torch.Tensor]:
+    """An fp32 grid and what is right for it."""
+    grid = random_grid(*shape)
+    return grid, by_definition(grid)
+
+
+def relative_rms(got: torch.Tensor, want: torch.Tensor) -> float:
+    return float((got.float() - want).norm() / want.norm())
+
+
+def on(device: str, grid: Grid) -> Grid:
+    parts = (part.to(device) for part in (grid.qkv, grid.fill, grid.tables))
+    return Grid(*parts, grid.heads, grid.window)
+
+
+def check_kernels(device: str = "cpu") -> None:
+    """Raises AssertionError at the first difference."""
+    for shape in SHAPES:
+        for dtype, allowed in {torch.float32: 1e-5, **HALF}.items():
+            grid = random_grid(*shape, dtype)
+            want = by_definition(grid)
+            there = on(device, grid)
+            for launch in fused.LAUNCHES:
+                error = relative_rms(fused.fused(there, launch).cpu(), want)
+                assert error <= allowed, (shape, dtype, launch, error)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in fused.LAUNCHES])
+def test_forms_equal_the_definition(name: str, shape: tuple[int, ...]) -> None:
+    grid, want = known(*shape)
+    torch.testing.assert_close(Forms(name)(replace(grid)), want, atol=1e-5, rtol=1e-4)
+
+
+def test_the_kernels_equal_the_definition() -> None:
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.gpu
+def test_the_kernels_equal_the_definition_on_a_gpu() -> None:
+    check_kernels("cuda")
+
+
+@pytest.mark.parametrize("launch", fused.LAUNCHES)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_kernels_compile_for_gpus_without_spills(capability: int, launch: str) -> None:
+    pytest.importorskip("triton")
+    from benchmarks.kernels import attention, resources
+
+    used = resources(attention(capability, 64, 14, launch))
+    assert used.spilled == 0
+    assert used.tensor_instructions > 0
 
 
 @pytest.mark.parametrize("scores", [7 * 25, 3 * 25 * 25])  # some queries, some heads
-def test_pieces_change_nothing(monkeypatch, scores):
-    q, k, v, table_h, table_w = inputs()
-    rel = attention.relative_scores(q, table_h, table_w, side=5)
-    monkeypatch.setattr(attention, "SCORES_PER_THREAD", scores // torch.get_num_threads())
-    pieces = attention._in_pieces(q, k, v, *rel)
-    torch.testing.assert_close(pieces, by_definition(q, k, v, table_h, table_w))
+def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, scores: int) -> None:
+    grid = random_grid(2, 5, 0, 2, 8)
+    monkeypatch.setattr(pieces, "SCORES_PER_THREAD", scores // torch.get_num_threads())
+    torch.testing.assert_close(
+        Forms("pieces")(replace(grid)), by_definition(grid), atol=1e-5, rtol=1e-4
+    )
 
 
-def test_gradients_are_those_of_the_definition():
-    inner, table_h, table_w = torch.stack(inputs()[:3]), *inputs()[3:]
-    leaf, same = (t.clone().requires_grad_() for t in (inner, inner))
-    rel = attention.relative_scores(leaf[0], table_h, table_w, side=5)
-    attention.grid_attention(*leaf, *rel).square().sum().backward()
-    by_definition(*same, table_h, table_w).square().sum().backward()
-    torch.testing.assert_close(leaf.grad, same.grad, atol=1e-4, rtol=1e-4)
+def test_gradients_are_those_of_the_definition() -> None:
+    grid = random_grid(2, 6, 4, 2, 8)
+    parts = grid.qkv, grid.fill, grid.tables
+    leaves, same = ([part.clone().requires_grad_() for part in parts] for _ in range(2))
+    Forms("pieces")(Grid(*leaves, grid.heads, grid.window)).square().sum().backward()
+    by_definition(Grid(*same, grid.heads, grid.window)).square().sum().backward()
+    for leaf, other in zip(leaves, same, strict=True):
+        torch.testing.assert_close(leaf.grad, other.grad, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", attention.BACKENDS)
-def test_backends_agree(backend):
+def test_a_form_that_cannot_run_gives_way_to_the_usual_one() -> None:
+    grid = random_grid(1, 8, 0, 1, 64)
+    assert Forms("fused-64").form_for(grid) == "pieces"  # no GPU here
+    assert Forms("mask").form_for(grid) == "mask"
+    grid.qkv.requires_grad_()
+    assert Forms("pieces-bias").form_for(grid) == TRAINING
+
+
+def test_a_side_that_was_not_measured_takes_the_form_of_the_nearest() -> None:
+    forms = Forms(chosen={(4, 0): "mask", (16, 0): "pieces-bias", (16, 4): "channels"})
+    sides: dict[Any, str] = {
+        (side, window): forms.form_for(random_grid(1, side, window, 1, 8))
+        for side, window in ((5, 0), (12, 0), (5, 4))
+    }
+    assert sides == {(5, 0): "mask", (12, 0): "pieces-bias", (5, 4): "channels"}
+
+
+@pytest.mark.parametrize("backend", PLAIN)
+def test_plain_kernels_agree(backend: str) -> None:
     device = "cpu"
     if backend != "sdpa":
-        pytest.importorskip(backend)
-        if not torch.cuda.is_available():
-            pytest.skip(f"{backend} needs a CUDA device")
+        pytest.importorskip("flash_attn")
         device = "cuda"
     q, k, v = torch.randn(3, 2, 2, 20, 16, device=device).to(torch.bfloat16)
     want = (q.float() @ k.float().mT / 4).softmax(-1) @ v.float()
-    got = attention.attend(q, k, v, 0.25, backend)
+    got = attend(q, k, v, 0.25, backend)
     torch.testing.assert_close(got.float(), want, atol=0.03, rtol=0.03)
 
 
-def test_table_of_another_size_is_resized_linearly():
+def test_table_of_another_size_is_resized_linearly() -> None:
     table = torch.arange(7.0)[:, None]  # distances -3..3 of a side of 4
-    entries = attention.relative_table(table, 3)
+    entries = relative_table(distances(table, 3), 3)
     assert entries.shape == (3, 3, 1)
     assert entries[0, 0] == entries[2, 2] == 3.0  # distance 0 stays in the middle
     assert entries[2, 0] > entries[1, 0] > entries[0, 0]
+
+
+def mend_interpreter() -> None:
+    """Triton 3.9's multiplies the bit patterns of bf16: have it multiply what they stand for."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder, multiply = interpreter.InterpreterBuilder, interpreter.InterpreterBuilder.create_dot
+
+    def widened(tensor: Any) -> Any:
+        if tensor.dtype.scalar != tl.bfloat16:
+            return tensor
+        bits = tensor.data.astype(np.uint32) << 16
+        return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        return multiply(self, widened(a), widened(b), *others)
+
+    builder.create_dot = create_dot
+
+
+if __name__ == "__main__":
+    mend_interpreter()
+    check_kernels()

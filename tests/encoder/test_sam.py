@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from vllm_dsocr.config import SamSizes
-from vllm_dsocr.encoder.sam import SamVit, from_windows, to_windows
+from vllm_dsocr.encoder.sam import SamVit
+from vllm_dsocr.encoder.windows import from_windows, to_windows
 from vllm_dsocr.page.geometry import grid_side
 
 SIZES = SamSizes(

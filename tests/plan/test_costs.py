@@ -10,9 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vllm_dsocr.config import MODES, Resolution, VisionSizes
-from vllm_dsocr.encoder import attention, sam
 from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages, encode_views
-from vllm_dsocr.encoder.attention import attend
+from vllm_dsocr.encoder.attention import Forms, attend
+from vllm_dsocr.encoder.attention.forms import by_head
 from vllm_dsocr.hf import DeepseekOCRConfig, DeepseekOCRForCausalLM
 from vllm_dsocr.page.geometry import plan_tiles
 from vllm_dsocr.plan import decoder_cost
@@ -37,7 +37,8 @@ def model():
 @pytest.fixture
 def without_bias(monkeypatch):
     """The sum that makes a bias of relative positions is no product, whatever form computes it."""
-    monkeypatch.setattr(sam, "grid_attention", lambda q, k, v, *_: attend(q, k, v, None, "sdpa"))
+    plain = by_head(lambda q, k, v, *_: attend(q, k, v, None, "sdpa"))
+    monkeypatch.setattr(Forms, "__call__", lambda forms, grid: plain(grid))
 
 
 def counted(call):
@@ -57,11 +58,10 @@ def test_views_of_the_published_towers(side, without_bias):
     assert view_flops(VisionSizes(), side) == pytest.approx(flops, rel=CLOSE)
 
 
-def test_what_is_executed_with_positions_as_channels(monkeypatch):
-    monkeypatch.setattr(sam, "grid_attention", attention._augmented)
+def test_what_is_executed_with_positions_as_channels():
     with torch.device("meta"):
         tower = nn.Module()
-        build_vision_tower(tower, VisionSizes())
+        build_vision_tower(tower, VisionSizes(), Forms("channels"))
         views = torch.zeros(1, 3, 640, 640)
     flops = counted(lambda: encode_views(tower, views))
     assert executed_flops(VisionSizes(), 640) == pytest.approx(flops, rel=CLOSE)

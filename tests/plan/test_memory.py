@@ -11,8 +11,9 @@ from torch import nn
 from benchmarks.live_bytes import LiveBytes
 from vllm_dsocr.cli import main
 from vllm_dsocr.config import MODES, ClipSizes, Resolution, SamSizes, VisionSizes
-from vllm_dsocr.encoder import assembly, attention, sam
+from vllm_dsocr.encoder import assembly
 from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages
+from vllm_dsocr.encoder.attention import pieces
 from vllm_dsocr.page.geometry import most_tokens_size, plan_tiles
 from vllm_dsocr.plan import vision_memory
 from vllm_dsocr.plan.vision_memory import vision_peak
@@ -67,7 +68,7 @@ def test_a_cpu_stays_within_the_bound_and_near_it(tower, one_thread, resolution,
 
 @pytest.mark.parametrize(("resolution", "pages"), PAGES)
 def test_the_form_for_gpus_does_too(tower, monkeypatch, resolution, pages):
-    monkeypatch.setattr(sam, "grid_attention", attention._augmented)
+    monkeypatch.setattr(tower.sam_model.forms, "name", "channels")
     plan, page = a_page(resolution)
     bound = vision_peak(SIZES, plan, pages)
     assert TIGHT * bound <= measured(tower, page, pages) <= bound
@@ -76,7 +77,7 @@ def test_the_form_for_gpus_does_too(tower, monkeypatch, resolution, pages):
 def test_passes_and_pieces_are_the_encoders():
     assert vision_memory.PATCHES_PER_PASS == assembly.MAX_PATCHES_PER_PASS
     assert vision_memory.CPU_PATCHES_PER_PASS == assembly.CPU_PATCHES_PER_PASS
-    assert vision_memory.SCORES_PER_THREAD == attention.SCORES_PER_THREAD
+    assert vision_memory.SCORES_PER_THREAD == pieces.SCORES_PER_THREAD
 
 
 @pytest.mark.parametrize("mode", MODES)

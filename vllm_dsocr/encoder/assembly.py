@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vllm_dsocr.config import PATCH_SIZE, Resolution, VisionSizes
+from vllm_dsocr.encoder.attention import Forms
 from vllm_dsocr.encoder.clip import ClipVit
 from vllm_dsocr.encoder.projector import Projector
 from vllm_dsocr.encoder.sam import SamVit
@@ -50,12 +51,14 @@ class PageViews(NamedTuple):
     cols: int
 
 
-def build_vision_tower(module: nn.Module, sizes: VisionSizes, backend: str = "sdpa") -> None:
+def build_vision_tower(
+    module: nn.Module, sizes: VisionSizes, forms: Forms | None = None, backend: str = "sdpa"
+) -> None:
     """Give `module` the five attributes of a VisionTower, under the checkpoint's names.
 
-    backend: one of encoder.attention.BACKENDS.
+    forms: which form SAM's attention takes; backend: CLIP's, one of encoder.attention.PLAIN.
     """
-    module.sam_model = SamVit(sizes.sam, backend)
+    module.sam_model = SamVit(sizes.sam, forms)
     module.vision_model = ClipVit(sizes.clip, backend)
     module.projector = Projector(sizes.projector_input, sizes.projector_output)
     module.image_newline = nn.Parameter(torch.zeros(sizes.projector_output))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vllm_dsocr.config import ClipSizes
 from vllm_dsocr.encoder.attention import attend
-from vllm_dsocr.encoder.positions import resize_grid
+from vllm_dsocr.encoder.positions import Constants, resize_grid
 
 LAYER_NORM_EPS = 1e-5
 MLP_RATIO = 4
@@ -31,11 +31,13 @@ class Embeddings(nn.Module):
         self.patch_embedding.requires_grad_(False)  # never used
         self.position_embedding = nn.Embedding(positions, sizes.width)
         self.register_buffer("position_ids", torch.arange(positions)[None])
+        self.constants = Constants()
 
     def forward(self, features: Tensor) -> Tensor:
         patches = features.flatten(2).transpose(1, 2)
         first = self.class_embedding.expand(patches.shape[0], 1, -1)
-        return torch.cat((first, patches), dim=1) + self._positions(features.shape[-1])
+        side = features.shape[-1]
+        return torch.cat((first, patches), dim=1) + self.constants(side, self._positions)
 
     def _positions(self, side: int) -> Tensor:
         table = self.position_embedding.weight

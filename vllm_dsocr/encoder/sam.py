@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vllm_dsocr.config import PATCH_SIZE, SamSizes
-from vllm_dsocr.encoder.attention import grid_attention, relative_scores
-from vllm_dsocr.encoder.positions import resize_grid
+from vllm_dsocr.encoder.attention import Forms, Grid
+from vllm_dsocr.encoder.attention.grid import distances
+from vllm_dsocr.encoder.positions import Constants, resize_grid
 
 LAYER_NORM_EPS = 1e-6
 MLP_RATIO = 4  # config.json's mlp_ratio (3.7362) is not what the checkpoint has
@@ -33,35 +34,26 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention over (N, side, side, width), in windows or (window 0) over all of it."""
 
-    def __init__(self, sizes: SamSizes, window: int, backend: str) -> None:
+    def __init__(self, sizes: SamSizes, window: int, forms: Forms) -> None:
         super().__init__()
-        self.heads, self.window, self.backend = sizes.heads, window, backend
+        self.heads, self.window, self.forms = sizes.heads, window, forms
         side = window or sizes.pos_size // PATCH_SIZE
         self.qkv = nn.Linear(sizes.width, 3 * sizes.width)
         self.proj = nn.Linear(sizes.width, sizes.width)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, sizes.width // sizes.heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, sizes.width // sizes.heads))
+        self.constants = Constants()
 
     def forward(self, x: Tensor) -> Tensor:
-        # Cut after the projection, so that padding costs no product: what the projection makes
-        # of a zero is its bias.
-        qkv = self.qkv(x)
-        if self.window:
-            qkv = to_windows(qkv, self.window, fill=self.qkv.bias)
-        out = self._attend(qkv)
-        if self.window:
-            # Packed: from rows with gaps torch would make one product per row of the grid.
-            out = from_windows(out, self.window, x.shape[1]).contiguous()
-        return self.proj(out)
+        # Windows are cut after the projection, so that padding costs no product: what the
+        # projection makes of a zero is its bias.
+        tables = self.constants(self.window or x.shape[1], self._tables)
+        return self.proj(
+            self.forms(Grid(self.qkv(x), self.qkv.bias, tables, self.heads, self.window))
+        )
 
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """(G, side, side, 3*width) -> (G, side, side, width)."""
-        side = qkv.shape[1]
-        heads = qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1))
-        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each (G, heads, side*side, d)
-        rel_h, rel_w = relative_scores(q, self.rel_pos_h, self.rel_pos_w, side)
-        out = grid_attention(q, k, v, rel_h, rel_w, self.backend)
-        return out.transpose(1, 2).flatten(2).unflatten(1, (side, side))
+    def _tables(self, size: int) -> Tensor:
+        return torch.stack([distances(table, size) for table in (self.rel_pos_h, self.rel_pos_w)])
 
 
 class Mlp(nn.Module):
@@ -77,42 +69,16 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block; window 0 attends over the whole grid."""
 
-    def __init__(self, sizes: SamSizes, window: int, backend: str) -> None:
+    def __init__(self, sizes: SamSizes, window: int, forms: Forms) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(sizes.width, eps=LAYER_NORM_EPS)
-        self.attn = Attention(sizes, window, backend)
+        self.attn = Attention(sizes, window, forms)
         self.norm2 = nn.LayerNorm(sizes.width, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(sizes.width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
-
-
-def to_windows(x: Tensor, window: int, fill: Tensor) -> Tensor:
-    """(N, side, side, D) -> (N*n*n, window, window, D), padded with `fill` (D,) right and below.
-
-    The padding is not masked: padded keys take part in the attention, as in training.
-    """
-    pad = -x.shape[1] % window
-    x = _pad(x, pad, fill) if pad else x
-    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
-    return x.transpose(2, 3).flatten(0, 2)
-
-
-def _pad(x: Tensor, pad: int, fill: Tensor) -> Tensor:
-    count, side, _, width = x.shape
-    padded = fill.expand(count, side + pad, side + pad, width).clone()
-    padded[:, :side, :side] = x
-    return padded
-
-
-def from_windows(windows: Tensor, window: int, side: int) -> Tensor:
-    """Undo `to_windows`: (N*n*n, window, window, D) -> (N, side, side, D)."""
-    count = -(-side // window)
-    x = windows.unflatten(0, (-1, count, count)).transpose(2, 3)
-    x = x.flatten(3, 4).flatten(1, 2)
-    return x[:, :side, :side]
 
 
 class LayerNorm2d(nn.Module):
@@ -132,14 +98,15 @@ class LayerNorm2d(nn.Module):
 class SamVit(nn.Module):
     """The whole tower; square views of any side that is a multiple of 16 px."""
 
-    def __init__(self, sizes: SamSizes, backend: str = "sdpa") -> None:
+    def __init__(self, sizes: SamSizes, forms: Forms | None = None) -> None:
         super().__init__()
-        side = sizes.pos_size // PATCH_SIZE
+        side, forms = sizes.pos_size // PATCH_SIZE, forms or Forms()
         neck, (mid, out) = sizes.neck_channels, sizes.downsample_channels
+        self.forms = forms
         self.patch_embed = PatchEmbed(sizes.width)
         self.pos_embed = nn.Parameter(torch.zeros(1, side, side, sizes.width))
         self.blocks = nn.ModuleList(
-            Block(sizes, 0 if i in sizes.global_attn_indexes else sizes.window_size, backend)
+            Block(sizes, 0 if i in sizes.global_attn_indexes else sizes.window_size, forms)
             for i in range(sizes.layers)
         )
         self.neck = nn.Sequential(
@@ -150,10 +117,11 @@ class SamVit(nn.Module):
         )
         self.net_2 = nn.Conv2d(neck, mid, kernel_size=3, stride=2, padding=1, bias=False)
         self.net_3 = nn.Conv2d(mid, out, kernel_size=3, stride=2, padding=1, bias=False)
+        self.constants = Constants()
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.patch_embed(pixels)
-        x = x + resize_grid(self.pos_embed, x.shape[1])
+        x = x + self.constants(x.shape[1], lambda side: resize_grid(self.pos_embed, side))
         for block in self.blocks:
             x = block(x)
         x = self.neck(x.permute(0, 3, 1, 2))

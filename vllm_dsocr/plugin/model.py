@@ -77,7 +77,8 @@ class DeepseekOCRForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, Supports
         self.config = vllm_config.model_config.hf_config
         with self._mark_tower_model(vllm_config, "image"):
             sizes = vision_sizes(vllm_config.model_config)
-            build_vision_tower(self, sizes, vision_backend(vllm_config.model_config))
+            backend = vision_backend(vllm_config.model_config)
+            build_vision_tower(self, sizes, backend=backend)
         with self._mark_language_model(vllm_config):
             self.language_model = init_vllm_registered_model(
                 vllm_config=decoder_config(vllm_config),
