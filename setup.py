@@ -20,6 +20,7 @@ EXTRAS = {
     "heif": ["pillow-heif>=0.22"],
     "client": ["openai>=2", "httpx>=0.27"],
     "eval": ["rapidfuzz>=3.9", "apted>=1.0.3", "fuzzysearch>=0.8"],
+    "bench": ["rapidfuzz>=3.9", "apted>=1.0.3", "fuzzysearch>=0.8", "olmocr[bench]>=0.4.27"],
     "hf": HF,
     "train": [
         *HF,

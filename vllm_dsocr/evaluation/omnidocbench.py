@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lxml.html import HtmlElement
+
 from vllm_dsocr.evaluation.omni_blocks import (
     FORMULA,
     TEXT,
@@ -24,12 +26,12 @@ from vllm_dsocr.evaluation.omni_blocks import (
 )  # fmt: skip
 from vllm_dsocr.evaluation.omni_match import Match, match_blocks, order_distance
 from vllm_dsocr.evaluation.page import find_text, tidy
-from vllm_dsocr.evaluation.table_form import paired, tables_of
+from vllm_dsocr.evaluation.table_form import paired, source, tables_of
 from vllm_dsocr.evaluation.teds import teds
 from vllm_dsocr.metrics import edit_distance
 
 Page = Mapping[str, Any]
-METRICS = ("text_edit", "formula_edit", "order_edit", "teds", "teds_structure")
+METRICS = ("text_edit", "formula_edit", "table_edit", "order_edit", "teds", "teds_structure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class OmniScore:
 
     text_edit: float | None
     formula_edit: float | None
+    table_edit: float | None
     order_edit: float | None
     teds: tuple[float, ...]
     teds_structure: tuple[float, ...]
@@ -93,6 +96,7 @@ def score_page(page: Page, markdown: str) -> OmniScore:
     return OmniScore(
         text_edit=_edits(texts),
         formula_edit=_edits(match for match in matches if not _is_text(match)),
+        table_edit=_table_edits(pairs, tables),
         order_edit=order_distance(texts),
         teds=_padded([teds(*pair) for pair in pairs], len(tables)),
         teds_structure=_padded([teds(*pair, structure_only=True) for pair in pairs], len(tables)),
@@ -109,6 +113,18 @@ def _edits(matches: Iterable[Match]) -> float | None:
     pairs = [match.keys for match in matches]
     length = sum(max(len(read), len(truth)) for read, truth in pairs)
     return sum(edit_distance(*pair) for pair in pairs) / length if length else None
+
+
+def _table_edits(
+    pairs: list[tuple[HtmlElement, HtmlElement]], tables: list[HtmlElement]
+) -> float | None:
+    """Edits per character of the tables as HTML; one nobody read is all edits."""
+    sources = [tuple(map(source, pair)) for pair in pairs]
+    length = sum(max(map(len, pair)) for pair in sources)
+    found = [id(truth) for _, truth in pairs]
+    missed = sum(len(source(table)) for table in tables if id(table) not in found)
+    edits = sum(edit_distance(*pair) for pair in sources)
+    return (edits + missed) / (length + missed) if tables else None
 
 
 def _padded(values: list[float], count: int) -> tuple[float, ...]:
