@@ -118,21 +118,34 @@ def encoder_losses(model: DeepseekOCRForCausalLM, heads: Heads, batch: Batch) ->
     }
 
 
+@torch.no_grad()
+def _features(model: DeepseekOCRForCausalLM, batch: Batch) -> Features:
+    return encode_strips(model, batch.pixels.to(model.dtype), batch.top)
+
+
+def head_losses(model: DeepseekOCRForCausalLM, heads: Heads, batch: Batch) -> Losses:
+    """What new heads learn from a trained encoder before it learns from them."""
+    return _asked(heads, _features(model, batch), batch)
+
+
+def _asked(heads: Heads, features: Features, batch: Batch) -> Losses:
+    fine, _ = heads.fine(features.fine, batch)
+    coarse, coarse_accuracy = heads.coarse(features.coarse, batch)
+    losses = {"fine": fine, "coarse": coarse, "coarse_accuracy": coarse_accuracy}
+    if len(batch.queries):
+        losses["blocks"], losses["label_accuracy"] = heads.blocks(features.coarse, batch)
+        losses["corner"] = heads.corner(features.coarse, batch)
+    return losses
+
+
 def joint_losses(
-    model: DeepseekOCRForCausalLM,
-    heads: Heads,
-    batch: Batch,
-    settled: bool = True,
-    frozen: bool = False,
+    model: DeepseekOCRForCausalLM, heads: Heads, batch: Batch, frozen: bool = False
 ) -> Losses:
     """Next-token loss and all that supports it.
 
-    settled: before, the cell heads learn alone. frozen: what makes fine features does not learn.
+    frozen: what makes the fine features does not learn.
     """
     features = encode_strips(model, batch.pixels.to(model.dtype), batch.top, frozen)
-    asked = features if settled else Features(*(part.detach() for part in features))
-    fine, _ = heads.fine(asked.fine, batch)
-    coarse, coarse_accuracy = heads.coarse(asked.coarse, batch)
     x = model.model.embed_tokens(batch.ids)
     image = page_embeddings(model, features.coarse)
     x = torch.cat((x[:, :1], image, x[:, 1 + image.shape[1] :]), dim=1)
@@ -143,17 +156,12 @@ def joint_losses(
     right = (logits.argmax(-1) == target).float()
     losses = {
         "text": F.cross_entropy(logits, target),
-        "fine": fine,
-        "coarse": coarse,
         "align": _alignment(decoded, batch, text),
         "place": _place(heads, decoded, batch, text),
         "balance": decoded.balance,
         "accuracy": right.mean(),
-        "coarse_accuracy": coarse_accuracy,
     }
-    if len(batch.queries):
-        losses["blocks"], losses["label_accuracy"] = heads.blocks(asked.coarse, batch)
-        losses["corner"] = heads.corner(asked.coarse, batch)
+    losses |= _asked(heads, features, batch)
     kinds = batch.kinds[text]
     if (kinds == CORNER).any():
         losses["digit_accuracy"] = right[kinds == CORNER].mean()

@@ -48,7 +48,7 @@ class Optimiser:
         self.slices = self.params.split(lengths)
         self.own_grads = self.grads.split(lengths)[rank]
         self.rank = rank
-        self.masters = self.slices[rank].float()
+        self.masters = self.slices[rank].to(torch.float32, copy=True)
         self.averages = self.masters.clone()
         self.steps = 0
         self.master_grads = torch.zeros_like(self.masters)

@@ -53,9 +53,9 @@ class Plan:
         return share >= self.encoder_until
 
     def rate(self, share: float, step: int) -> float:
-        """Muon's rate; `step` counts from the start of this run."""
+        """Muon's rate; `step` counts the steps that the model has learnt in, below 0 before."""
         decay = min(1.0, max(0.0, (1.0 - share) / (1.0 - self.decay_from)))
-        return self.peak_rate * decay**self.decay_power * min(1.0, (step + 1) / self.warm_up)
+        return self.peak_rate * decay**self.decay_power * min(1.0, max(0, step + 1) / self.warm_up)
 
     def encoder_share(self, share: float) -> float:
         """The encoder's rate relative to the decoder's."""

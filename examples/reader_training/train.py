@@ -22,7 +22,7 @@ from .batches import BatchMaker, Mix
 from .checkpoint import new_model, read_weights, save_checkpoint
 from .layout.answers import markdown_answer
 from .layout.page import held_out_layouts
-from .losses import Heads, encoder_losses, joint_losses
+from .losses import Heads, encoder_losses, head_losses, joint_losses
 from .optimiser import Optimiser
 from .pages import held_out_pages
 from .schedule import MAX_NORM, PLANS, between
@@ -32,6 +32,7 @@ from .scores.reading import MAX_MARKUP_TOKENS, count_errors, read_images, read_p
 LOG_EVERY = 25  # steps
 SAVE_EVERY = 300  # s
 READ_EVERY = 600  # s
+HEAD_STEPS, HEAD_RATE = 80, 0.02  # what new heads get before a trained model learns from them
 READ_PAGES = {"lines": (16, 0), "layout": (8, 8)}  # per process: without and with layout
 
 
@@ -63,7 +64,7 @@ class Trainer:
         self.model = new_model()
         if args.init:
             self.model.load_state_dict(read_weights(args.init))
-        self.alone = self.plan.warm_up if args.init else 0  # steps that new heads need
+        self.alone = HEAD_STEPS if args.init else 0
         self.model.to(dtype)
         config = self.model.config
         neck = config.vision_sizes.sam.neck_channels
@@ -74,11 +75,9 @@ class Trainer:
         self.step = self.pages = 0
         self.used = 0.0  # s of earlier runs
         self.sums: dict[str, tuple[float, int]] = {}
-        self.began = 0
 
     def run(self, clock: Clock) -> None:
         """Train until the deadline."""
-        self.began = self.step  # the rate warms up after every start
         order = Random(self.seed + self.step)
         batches = BatchMaker(self.seed + self.step, self.rank)
         saved = read = time.time()
@@ -104,16 +103,19 @@ class Trainer:
         """One update on one batch per process."""
         heights = between(self.plan.heights, share)
         height = int(order.choices(list(heights), list(heights.values()))[0])
-        joint = self.plan.is_joint(share)
-        batch = batches.next(height, Mix(**between(self.plan.pages, share), dense=not joint))
-        if joint:
-            settled, frozen = self.step > self.alone, share < self.plan.frozen_until
-            losses = joint_losses(self.model, self.heads, batch, settled, frozen)
-        else:
+        joint, alone = self.plan.is_joint(share), self.step < self.alone
+        dense = alone or not joint
+        batch = batches.next(height, Mix(**between(self.plan.pages, share), dense=dense))
+        rate = self.plan.rate(share, self.step - self.alone)
+        if not joint:
             losses = encoder_losses(self.model, self.heads, batch)
+        elif alone:
+            losses, rate = head_losses(self.model, self.heads, batch), HEAD_RATE
+        else:
+            frozen = share < self.plan.frozen_until
+            losses = joint_losses(self.model, self.heads, batch, frozen)
         weights = self.plan.loss_weights(share)
         sum(weights[name] * losses[name] for name in weights if name in losses).backward()
-        rate = self.plan.rate(share, self.step - self.began)
         norm = self.optimiser.step(rate, self.plan.encoder_share(share), MAX_NORM)
         self.step += 1
         self.pages += len(batch.ids) * dist.get_world_size()
@@ -130,7 +132,7 @@ class Trainer:
         means = {name: round(total / times, 4) for name, (total, times) in self.sums.items()}
         self.sums = {}
         minutes = (time.time() - clock.started) / 60
-        rate = round(self.plan.rate(share, self.step - self.began), 6)
+        rate = round(self.plan.rate(share, self.step - self.alone), 6)
         head = {"step": self.step, "minutes": round(minutes, 2), "share": round(share, 4)}
         self.write({**head, "pages": self.pages, "rate": rate, **means})
 
@@ -176,7 +178,8 @@ class Trainer:
 
         The files of one step replace those of another together.
         """
-        progress = {"step": self.step, "pages": self.pages, "used": time.time() - clock.started}
+        used = time.time() - clock.started
+        progress = {"step": self.step, "pages": self.pages, "alone": self.alone, "used": used}
         files = {f"state-{self.rank}.pt": {**progress, **self.optimiser.state_dict()}}
         with self.optimiser.averaged():
             if self.rank == 0:
@@ -188,10 +191,12 @@ class Trainer:
             (self.out / f"{name}.new").replace(self.out / name)
 
     def resume(self) -> None:
-        """Go on from the files of `save`."""
+        """Go on from the files of `save`; what no optimiser steps is in the model's alone."""
+        self.model.load_state_dict(torch.load(self.out / "model.pt", weights_only=True))
         state = torch.load(self.out / f"state-{self.rank}.pt", weights_only=True)
         self.optimiser.load_state_dict(state)
         self.step, self.pages, self.used = state["step"], state["pages"], state["used"]
+        self.alone = state["alone"]
 
 
 def export(out: Path, folder: Path) -> None:

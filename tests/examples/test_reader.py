@@ -92,6 +92,17 @@ def test_a_bare_chat_request_reads_what_infer_reads(
     assert [text.strip() for text in asyncio.run(ask_all())] == infer_texts
 
 
+def test_evaluation_reads_through_a_server_as_in_this_process(
+    reader_url: str, pages: list[Page], infer_texts: list[str]
+) -> None:
+    pytest.importorskip("openai")
+    from examples.reader_training.scores.served import read_served
+
+    images = [page.image for page in pages[:4]]
+    texts = read_served(f"{reader_url}/v1", images, TASKS["free"], max_new_tokens=400)
+    assert [text.strip() for text in texts] == infer_texts[:4]
+
+
 def test_a_bare_completion_continues_text_as_transformers_does(
     reader_url: str, model: DeepseekOCRForCausalLM, processor: DeepseekOCRProcessor
 ) -> None:
