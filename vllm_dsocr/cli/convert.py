@@ -144,6 +144,26 @@ def convert(
     tables: Annotated[
         Literal["html", "markdown"], typer.Option(help="in Markdown", **WRITING)
     ] = "html",
+    math: Annotated[
+        Literal["dollar", "official"],
+        typer.Option(help="formulas in Markdown: $ and $$, or as the model writes them", **WRITING),
+    ] = "dollar",
+    markdown: Annotated[
+        Literal["tidy", "official"],
+        typer.Option(help="official: what the official post-processing makes of a page", **WRITING),
+    ] = "tidy",
+    furniture: Annotated[
+        bool, typer.Option(help="headers, footers and page numbers", **WRITING)
+    ] = True,
+    page_comments: Annotated[
+        bool, typer.Option(help="a comment in Markdown where a page begins", **WRITING)
+    ] = True,
+    join_pages: Annotated[
+        bool,
+        typer.Option(
+            "--join-pages", help="join tables and paragraphs that run over a page's end", **WRITING
+        ),
+    ] = False,
     stats: Annotated[
         bool, typer.Option("--stats", help="vision and text tokens of every page", **WRITING)
     ] = False,
@@ -191,11 +211,12 @@ def convert(
     A run that was interrupted goes on where it was when it is started again; a finished one does
     nothing.
     """
+    options = RenderOptions(tables, math, markdown, furniture, page_comments, join_pages)
     return _run(
         Job(
             sources=paths,
             out=out,
-            output=OutputSettings(pages, formats, RenderOptions(tables=tables)),
+            output=OutputSettings(pages, formats, options),
             reading=lambda name: ReadSettings(name, task, mode, dpi, max_tokens, retries),
             engine=EngineChoice(
                 server, engine, model, concurrency, server_retries, dict(engine_args)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vllm_dsocr.document.labels import FIGURES, is_words
+from vllm_dsocr.page.frame import PdfFrame
 
 BOX_MAX = 999  # the model writes coordinates as integers 0..999 over each side of the page
 
@@ -44,14 +45,15 @@ class Box:
             int(self.y2 / BOX_MAX * height),
         )
 
+    @property
+    def fractions(self) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) in fractions of the page."""
+        return self.x1 / BOX_MAX, self.y1 / BOX_MAX, self.x2 / BOX_MAX, self.y2 / BOX_MAX
+
     def points(self, width: float, height: float) -> tuple[float, float, float, float]:
-        """(left, bottom, right, top) in PDF points of a page of that size, origin bottom left."""
-        return (
-            self.x1 / BOX_MAX * width,
-            height - self.y2 / BOX_MAX * height,
-            self.x2 / BOX_MAX * width,
-            height - self.y1 / BOX_MAX * height,
-        )
+        """(left, bottom, right, top) in points of a page displayed at that size."""
+        left, top, right, bottom = self.fractions
+        return left * width, height - bottom * height, right * width, height - top * height
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class Page:
     """What became of one input page; every input page gives exactly one.
 
     number: counts from 1 in the source.  width, height: px of the image that was read, 0 if none.
-    size_points: (width, height) in PDF points for pages of a PDF.
+    size_points: (width, height) in PDF points, as displayed, and frame: for pages of a PDF.
     text: the model's words as they came, markup included, up to the loop if it looped.
     mode: name of the resolution preset, or None when the engine's own default was in force.
     reason: one sentence when status is failed.
@@ -124,6 +126,7 @@ class Page:
     num_text_tokens: int = 0
     attempts: tuple[Attempt, ...] = field(default=())
     reason: str | None = None
+    frame: PdfFrame | None = None
 
     @property
     def figures(self) -> tuple[Figure, ...]:

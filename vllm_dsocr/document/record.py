@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vllm_dsocr.document.blocks import Attempt, Block, Box, Page
+from vllm_dsocr.page.frame import PdfFrame
 
 
 def page_record(page: Page) -> dict[str, Any]:
@@ -22,6 +23,7 @@ def page_record(page: Page) -> dict[str, Any]:
         "width": page.width,
         "height": page.height,
         "size_points": page.size_points,
+        "frame": asdict(page.frame) if page.frame else None,
         "mode": page.mode,
         "num_vision_tokens": page.num_vision_tokens,
         "num_text_tokens": page.num_text_tokens,
@@ -47,6 +49,7 @@ def page_from_record(record: Mapping[str, Any]) -> Page:
         num_text_tokens=record["num_text_tokens"],
         attempts=tuple(Attempt(**attempt) for attempt in record["attempts"]),
         reason=record["reason"],
+        frame=_frame(record.get("frame")),
     )
 
 
@@ -62,7 +65,14 @@ def _block_record(block: Block, page: Page) -> dict[str, Any]:
     if page.size_points:
         points = (box.points(*page.size_points) for box in block.boxes)
         record["boxes_points"] = [[round(value, 2) for value in box] for box in points]
+    if page.frame:
+        places = (page.frame.user_space(*box.fractions) for box in block.boxes)
+        record["boxes_user_space"] = [[round(value, 2) for value in box] for box in places]
     return record
+
+
+def _frame(record: Mapping[str, Any] | None) -> PdfFrame | None:
+    return PdfFrame(tuple(record["crop_box"]), record["rotation"]) if record else None
 
 
 def _block(record: Mapping[str, Any]) -> Block:

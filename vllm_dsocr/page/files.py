@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_dsocr.page.frame import PdfFrame
 from vllm_dsocr.page.pdf import DEFAULT_DPI, PdfFile
 from vllm_dsocr.page.ranges import ALL_PAGES, PageRanges
 from vllm_dsocr.page.source import PageError, iter_frames
@@ -39,12 +40,14 @@ _PDF_MAGIC, _PDF_MAGIC_WITHIN = b"%PDF-", 1024  # readers allow some bytes befor
 class SourcePage:
     """A page that can be read: `load()` gives its image or raises PageError.
 
-    number counts from 1 in its file.  size_points: (width, height), only for pages of a PDF.
+    number counts from 1 in its file.  size_points: (width, height) as displayed, and frame: only
+    for pages of a PDF.
     """
 
     number: int
     load: Callable[[], Image.Image]
     size_points: tuple[float, float] | None = None
+    frame: PdfFrame | None = None
 
 
 def iter_pages(
@@ -104,10 +107,10 @@ def _pdf_pages(path: Path, wanted: PageRanges, dpi: float) -> Iterator[SourcePag
 
 def _pdf_page(pdf: PdfFile, number: int, dpi: float) -> SourcePage:
     try:
-        size_points = pdf.size_points(number)
+        size_points, frame = pdf.size_points(number), pdf.frame(number)
     except PageError:
-        size_points = None  # loading it will say so
-    return SourcePage(number, lambda: pdf.image(number, dpi), size_points)
+        size_points = frame = None  # loading it will say so
+    return SourcePage(number, lambda: pdf.image(number, dpi), size_points, frame)
 
 
 def _image_pages(path: Path, wanted: PageRanges) -> Iterator[SourcePage]:

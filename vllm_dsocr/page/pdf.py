@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from vllm_dsocr.page.frame import PdfFrame
 from vllm_dsocr.page.source import PageError
 
 if TYPE_CHECKING:
@@ -45,6 +46,17 @@ class PdfFile:
         """(width, height) of page `number` (from 1) as displayed, in points."""
         with _pdf_errors(f"page {number} of the PDF is damaged"):
             return self._pdf.get_page_size(number - 1)
+
+    def frame(self, number: int) -> PdfFrame:
+        """Which part of page `number` (from 1) is displayed, and how it is turned."""
+        with _pdf_errors(f"page {number} of the PDF is damaged"):
+            page = self._pdf[number - 1]
+            try:
+                crop, media = page.get_cropbox(), page.get_mediabox()
+                shown = *map(max, crop[:2], media[:2]), *map(min, crop[2:], media[2:])
+                return PdfFrame(tuple(shown), page.get_rotation() % 360)
+            finally:
+                page.close()
 
     def image(
         self, number: int, dpi: float = DEFAULT_DPI, max_pixels: int = MAX_PDF_PIXELS

@@ -152,7 +152,7 @@ class Conversion:
         if known is not None and not is_unanswered(known):
             self._tell(document, known, kept=True)
             return
-        page = Page(source.number, "failed", size_points=source.size_points)
+        page = Page(source.number, "failed", size_points=source.size_points, frame=source.frame)
         await self._slots.acquire()
         try:
             image = await self._in_worker(source.load)
