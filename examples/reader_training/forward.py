@@ -170,7 +170,7 @@ def _causal_attention(
 def _feed_forward(mlp: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | float]:
     if not hasattr(mlp, "experts"):
         return mlp(x), 0.0
-    scores, weights, chosen = mlp.route(x)
+    scores, weights, chosen = mlp.gate(x)
     scores = scores.flatten(0, 1)
     dense = torch.zeros_like(scores).scatter(1, chosen, weights)
     parts = [*mlp.experts, mlp.shared_experts]

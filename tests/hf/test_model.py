@@ -152,7 +152,7 @@ def moe(experts, chosen, seed=0):
 def test_both_ways_of_mixing_experts_agree():
     layer = moe(experts=6, chosen=2)
     x = torch.randn(3, 5, 16)
-    _, weights, chosen = layer.route(x)
+    _, weights, chosen = layer.gate(x)
     flat = x.flatten(0, 1)
     torch.testing.assert_close(
         layer._mix_grouped(flat, weights, chosen), layer._mix_all(flat, weights, chosen)
@@ -181,7 +181,7 @@ def test_balance_loss_is_as_defined(seq_aux):
     """The sum over experts of (share of choices) x (mean score), counted choice by choice."""
     layer = moe(experts=6, chosen=2)
     layer.config.seq_aux = seq_aux
-    scores, _, chosen = layer.route(torch.randn(3, 5, 16))
+    scores, _, chosen = layer.gate(torch.randn(3, 5, 16))
     groups = scores if seq_aux else scores.reshape(1, 15, 6)
     choices = chosen.view(groups.shape[0], -1).tolist()
     losses = [

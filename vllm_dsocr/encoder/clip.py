@@ -40,7 +40,8 @@ class Embeddings(nn.Module):
         return torch.cat((first, patches), dim=1) + self.constants(side, self._positions)
 
     def _positions(self, side: int) -> Tensor:
-        table = self.position_embedding.weight
+        # Asked for and not read: where weights are offloaded they come for a module's own pass.
+        table = self.position_embedding(self.position_ids[0])
         own_side = int((table.shape[0] - 1) ** 0.5)
         grid = resize_grid(table[1:].view(1, own_side, own_side, -1), side)
         return torch.cat((table[:1], grid.flatten(0, 2)))[None]

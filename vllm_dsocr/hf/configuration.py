@@ -100,6 +100,7 @@ class DeepseekOCRConfig(LlamaConfig):
         if "rope_theta" in self.language_config:
             kwargs.setdefault("rope_theta", self.language_config["rope_theta"])
         self.architectures = self.architectures or [ARCHITECTURE]
+        kwargs.pop("auto_map", None)  # names files of the hub, which are neither used nor saved
         super().__post_init__(**kwargs)
         self._refuse_unsupported()
 

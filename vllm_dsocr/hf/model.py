@@ -8,44 +8,56 @@ the vision tower unless the caller freezes it. Knows nothing of image files or p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, LlamaModel, PreTrainedTokenizerBase
+from transformers import Cache, LlamaModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
-from transformers.utils import logging
+from transformers.utils import can_return_tuple, logging
 
 from vllm_dsocr.config import IGNORE_INDEX, PageOptions
-from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages
+from vllm_dsocr.encoder.assembly import build_vision_tower, embed_pages
 from vllm_dsocr.encoder.clip import Embeddings as ClipEmbeddings
-from vllm_dsocr.encoder.sam import SamVit
+from vllm_dsocr.encoder.sam import Attention as SamAttention
+from vllm_dsocr.encoder.sam import LayerNorm2d, SamVit
 from vllm_dsocr.hf.balance import Balance
 from vllm_dsocr.hf.configuration import DeepseekOCRConfig
+from vllm_dsocr.hf.generation import PageGenerationMixin
 from vllm_dsocr.hf.infer import infer
 from vllm_dsocr.hf.loss import cross_entropy, lean_cross_entropy, next_tokens
-from vllm_dsocr.hf.moe import DecoderLayer, MoE
-from vllm_dsocr.page.geometry import num_tiles
+from vllm_dsocr.hf.moe import DecoderLayer, MoE, Router
+from vllm_dsocr.hf.views import as_rows, page_views, place
 
 logger = logging.get_logger(__name__)
-VISION_INPUTS = ("images", "images_seq_mask", "images_spatial_crop")
 
 
 class DeepseekOCRPreTrainedModel(LlamaPreTrainedModel):
     config_class = DeepseekOCRConfig
+    input_modalities = ("image", "text")
     _no_split_modules = ["LlamaDecoderLayer", "DecoderLayer", "SamVit", "ClipVit"]
+    _can_compile_fullgraph = False  # tokens are sorted by expert, whose counts the host must see
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, SamVit):
+        if isinstance(module, Router):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, SamVit):
             init.normal_(module.pos_embed, std=std)
+        elif isinstance(module, SamAttention):
+            init.zeros_(module.rel_pos_h)
+            init.zeros_(module.rel_pos_w)
+        elif isinstance(module, LayerNorm2d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, ClipEmbeddings):
             init.normal_(module.class_embedding, std=std)
+            # Saved with the weights, but some checkpoints lack it.
+            init.copy_(module.position_ids, torch.arange(module.position_ids.shape[1])[None])
         elif isinstance(module, DeepseekOCRModel):
             init.normal_(module.image_newline, std=std)
             init.normal_(module.view_seperator, std=std)
@@ -65,53 +77,64 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        images: Sequence[tuple[Tensor, Tensor]] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        images: Any = None,
         images_seq_mask: Tensor | None = None,
         images_spatial_crop: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
+        return_dict: bool | None = None,
+        image_embeds: Tensor | None = None,
+        cache_position: Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> BaseModelOutputWithPast | tuple[Tensor, ...]:
         """See DeepseekOCRForCausalLM.forward."""
-        if images is not None and len(images):
-            if inputs_embeds is None:
-                inputs_embeds = self.embed_tokens(input_ids)
-            pages = page_views(images, images_spatial_crop)
-            inputs_embeds = merge(inputs_embeds, images_seq_mask, embed_pages(self, pages))
-        if inputs_embeds is not None:
+        if image_embeds is not None or (images is not None and len(images)):
+            inputs_embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
             input_ids = None
-        return super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
-
-
-def page_views(
-    images: Sequence[tuple[Tensor, Tensor]], images_spatial_crop: Tensor | None
-) -> list[PageViews]:
-    """Official model inputs -> views. Tiles count only where the grid has more than one.
-
-    images: per image (tiles (T, 3, S, S), global view (1, 3, B, B)); without tiles the official
-    code puts zeros there, which are ignored. images_spatial_crop: (n, 2) [across, down].
-    """
-    if images_spatial_crop is None or len(images_spatial_crop) != len(images):
-        raise ValueError("images_spatial_crop needs one row [tiles across, tiles down] per image")
-    pages = []
-    for (tiles, view), (cols, rows) in zip(images, images_spatial_crop.tolist(), strict=True):
-        pages.append(PageViews(view[0], tiles if num_tiles(rows, cols) else tiles[:0], rows, cols))
-    return pages
-
-
-def merge(inputs_embeds: Tensor, mask: Tensor | None, pages: Sequence[Tensor]) -> Tensor:
-    """Put image embeddings, in order, where `mask` (B, S) is true; raises when counts differ."""
-    embeddings = torch.cat(list(pages)).to(inputs_embeds.dtype)
-    places = 0 if mask is None else int(mask.sum())
-    if places != len(embeddings):
-        raise ValueError(
-            f"images_seq_mask marks {places} positions, "
-            f"the images give {len(embeddings)} embeddings"
+        if image_embeds is not None:
+            mask = as_rows(images_seq_mask, inputs_embeds)
+            inputs_embeds = torch.where(mask, image_embeds.to(inputs_embeds), inputs_embeds)
+        elif input_ids is None and images is not None and len(images):
+            pages = embed_pages(self, page_views(images, images_spatial_crop))
+            inputs_embeds = place(inputs_embeds, images_seq_mask, pages)
+        if position_ids is None and cache_position is not None:
+            position_ids = cache_position[None]
+        optional = {
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+            "return_dict": return_dict,
+        }
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **{name: value for name, value in optional.items() if value is not None},
+            **kwargs,
         )
-    mask = mask.to(inputs_embeds.device).unsqueeze(-1)
-    return inputs_embeds.masked_scatter(mask, embeddings)
+
+    @torch.no_grad()
+    def place_images(
+        self, images: Any, images_seq_mask: Tensor | None, images_spatial_crop: Tensor | None
+    ) -> Tensor:
+        """The images of a batch, encoded, at the positions of its prompts: (B, S, D).
+
+        What `forward` takes as `image_embeds`; zeros where no image is.
+        """
+        pages = embed_pages(self, page_views(images, images_spatial_crop))
+        batch = (1, 1) if images_seq_mask is None else tuple(images_seq_mask.shape)
+        onto = self.image_newline.new_zeros(*batch, self.config.hidden_size)
+        return place(onto, images_seq_mask, pages)
 
 
-class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
+class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
     """The whole model; `generate` and `infer` read pages, `forward` with labels trains.
 
     lean_loss: set it to True and `forward` with labels gives the loss alone, its logits being None,
@@ -119,6 +142,7 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
     label_smoothing: so much of each label is spread over the whole vocabulary.
     """
 
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     lean_loss = False
     label_smoothing = 0.0
 
@@ -129,33 +153,61 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
-        images: Sequence[tuple[Tensor, Tensor]] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        images: Any = None,
         images_seq_mask: Tensor | None = None,
         images_spatial_crop: Tensor | None = None,
-        labels: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        return_dict: bool | None = None,
+        image_embeds: Tensor | None = None,
+        cache_position: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """Logits in fp32 and, with labels, the shifted cross entropy of the positions kept.
 
-        input_ids: (B, S). images: one (tiles (T, 3, S, S), global view (1, 3, B, B)) per image over
-        the whole batch, in order; uint8 or normalised floats. images_seq_mask: (B, S), true at
-        image positions. images_spatial_crop: (n, 2) [tiles across, tiles down]. labels: (B, S),
-        -100 is ignored. attention_mask (B, S), past_key_values, ... as in any decoder.
+        Arguments and their order are the official class's. input_ids: (B, S). images: one (tiles
+        (T, 3, S, S), global view (1, 3, B, B)) per image over the whole batch, in order; uint8 or
+        normalised floats; other layouts see `views.page_views`. images_seq_mask: (B, S), true at
+        image positions. images_spatial_crop: (n, 2) [tiles across, tiles down]. image_embeds: what
+        `DeepseekOCRModel.place_images` made of images, instead of them. labels: (B, S), -100 is
+        ignored. attention_mask (B, S), past_key_values, ... as in any decoder; cache_position (S,)
+        counts where there are no position_ids.
         logits_to_keep: so many last positions, or the indices of positions; 0 keeps all.
         Raises ValueError when placeholders and image embeddings differ in number.
         """
-        vision = (images, images_seq_mask, images_spatial_crop)
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         targets = None if labels is None else next_tokens(labels)[:, rows].contiguous()
         num_items = kwargs.get("num_items_in_batch")
         if self.training:
             kwargs["balance"] = self._balance(targets, attention_mask, num_items)
-        outputs = self.model(input_ids, *vision, attention_mask=attention_mask, **kwargs)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            images=images,
+            images_seq_mask=images_seq_mask,
+            images_spatial_crop=images_spatial_crop,
+            return_dict=True,
+            image_embeds=image_embeds,
+            cache_position=cache_position,
+            **kwargs,
+        )
         hidden = outputs.last_hidden_state[:, rows, :]
         loss, logits = self._loss_and_logits(hidden, targets, num_items)
         if loss is not None and kwargs.get("balance") is not None:
@@ -194,24 +246,6 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, GenerationMixin):
             logits, None, shift_labels=targets, num_items_in_batch=num_items, **sizes
         )
         return loss, logits
-
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Vision inputs go into the first pass only; later ones read them from the cache.
-
-        Without a cache every pass is a first one, over ever more tokens.
-        """
-        vision = {name: kwargs.pop(name, None) for name in VISION_INPUTS}
-        inputs = super().prepare_inputs_for_generation(
-            input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
-        )
-        if not is_first_iteration and inputs.get("past_key_values") is not None:
-            return inputs
-        if vision["images_seq_mask"] is not None:
-            new = input_ids.shape[1] - vision["images_seq_mask"].shape[1]
-            vision["images_seq_mask"] = nn.functional.pad(vision["images_seq_mask"], (0, new))
-        return {**inputs, **vision}
 
     def _get_name(self) -> str:
         # FSDP2 renames the class, and the Trainer knows by the name whether labels are shifted.

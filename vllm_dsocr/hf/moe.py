@@ -7,6 +7,7 @@ attention or images.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -31,6 +32,29 @@ class Mlp(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+class Router(nn.Module):
+    """Scores every expert and chooses k of them, in fp32 whatever the model runs in.
+
+    No nn.Linear: quantisers and adapters that take all linear layers would take it too, and a
+    choice made of rounded weights is another choice.
+    """
+
+    def __init__(self, config: DeepseekOCRConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, D) -> scores (B, S, E), weights and chosen expert ids (B*S, k)."""
+        with torch.autocast(x.device.type, enabled=False):
+            scores = F.linear(x.float(), self.weight.float()).softmax(dim=-1)
+        weights, chosen = scores.flatten(0, 1).topk(self.config.num_experts_per_tok, dim=-1)
+        if self.config.norm_topk_prob:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        return scores, weights * self.config.routed_scaling_factor, chosen
+
+
 class MoE(nn.Module):
     """Router, routed experts and shared experts of one layer.
 
@@ -43,7 +67,7 @@ class MoE(nn.Module):
         super().__init__()
         size = config.moe_intermediate_size
         self.config = config
-        self.gate = nn.Linear(config.hidden_size, config.n_routed_experts, bias=False)
+        self.gate = Router(config)
         self.experts = nn.ModuleList(
             Mlp(config.hidden_size, size) for _ in range(config.n_routed_experts)
         )
@@ -51,31 +75,23 @@ class MoE(nn.Module):
             self.shared_experts = Mlp(config.hidden_size, size * config.n_shared_experts)
 
     def forward(self, x: Tensor) -> Tensor:
-        scores, weights, chosen = self.route(x)
+        scores, weights, chosen = self.gate(x)
         y = self.mix(x.flatten(0, 1), weights, chosen).view_as(x)
         if self.balance is not None and self.training and self.config.aux_loss_alpha:
             y = self.balance.attach(y, self._balance_loss(scores, chosen, self.balance))
         return y + self.shared_experts(x) if self.config.n_shared_experts else y
 
-    def route(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, S, D) -> scores (B, S, E), weights and chosen expert ids (B*S, k); in fp32."""
-        with torch.autocast(x.device.type, enabled=False):
-            scores = F.linear(x.float(), self.gate.weight.float()).softmax(dim=-1)
-        weights, chosen = scores.flatten(0, 1).topk(self.config.num_experts_per_tok, dim=-1)
-        if self.config.norm_topk_prob:
-            weights = weights / weights.sum(dim=-1, keepdim=True)
-        return scores, weights * self.config.routed_scaling_factor, chosen
-
     def mix(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Weighted sum of the chosen experts' outputs; x: (T, D)."""
-        if len(self.experts) <= 2 * self.config.num_experts_per_tok:
-            return self._mix_all(x, weights, chosen)
-        return self._mix_grouped(x, weights, chosen)
+        """Weighted sum of the chosen experts' outputs, summed in fp32; x: (T, D)."""
+        few = len(self.experts) <= 2 * self.config.num_experts_per_tok
+        # What is exported must have one shape for every input: there, all experts run too.
+        if few or torch.compiler.is_exporting():
+            return self._mix_all(x, weights, chosen).to(x.dtype)
+        return self._mix_grouped(x, weights, chosen).to(x.dtype)
 
     def _mix_all(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         # With few experts running all of them costs less than gathering, and shapes stay fixed.
         dense = weights.new_zeros(x.shape[0], len(self.experts)).scatter(1, chosen, weights)
-        dense = dense.to(x.dtype)
         return sum(dense[:, i, None] * expert(x) for i, expert in enumerate(self.experts))
 
     def _mix_grouped(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
@@ -86,7 +102,7 @@ class MoE(nn.Module):
         groups = x[rows].split(counts)
         pairs = zip(self.experts, groups, strict=True)
         out = torch.cat([expert(group) for expert, group in pairs if len(group)])
-        out = out * weights.flatten()[order, None].to(out.dtype)
+        out = out * weights.flatten()[order, None]
         return torch.zeros_like(x, dtype=out.dtype).index_add(0, rows, out)
 
     def _balance_loss(self, scores: Tensor, chosen: Tensor, balance: Balance) -> Tensor:
