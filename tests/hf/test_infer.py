@@ -2,7 +2,9 @@
 
 import pytest
 from PIL import Image
+from transformers import GenerationConfig
 
+from vllm_dsocr.config import OptionError
 from vllm_dsocr.hf import infer as infer_module
 from vllm_dsocr.page.source import PageError
 
@@ -73,3 +75,23 @@ def test_an_unreadable_file_is_one_clear_error(model, processor, tmp_path):
     (tmp_path / "page.png").write_bytes(b"not an image")
     with pytest.raises(PageError, match="not an image"):
         read(model, processor, "<image>", tmp_path / "page.png")
+
+
+def test_generation_arguments_go_before_the_official_ones(model, processor, page, capsys):
+    def ids(**kwargs):
+        text = read(model, processor, "<image>\nFree OCR.", page, eval_mode=True, **kwargs)
+        return processor.tokenizer.encode(text, add_special_tokens=False)
+
+    plain = ids()
+    assert ids(max_new_tokens=2) == plain[:2]
+    assert ids(do_sample=True, top_k=1) == plain
+    config = GenerationConfig(max_new_tokens=3, do_sample=False, pad_token_id=2)
+    assert ids(generation_config=config) == plain[:3]
+    out = {"return_dict_in_generate": True}
+    assert ids(**out) == plain
+    text = read(model, processor, "<image>\nFree OCR.", page, num_beams=2)
+    assert capsys.readouterr().out.strip() == text
+    with pytest.raises(OptionError, match="num_return_sequences"):
+        ids(num_return_sequences=2, num_beams=2)
+    with pytest.raises(ValueError, match="beems"):
+        ids(beems=2)

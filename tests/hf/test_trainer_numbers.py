@@ -161,7 +161,7 @@ def test_the_balance_loss_follows_the_scale_of_the_loss(balanced, processor, sam
 def test_the_balance_loss_is_that_of_real_tokens_weighted_by_labels(balanced, processor, samples):
     """Its gradient against one built by hand from the router's scores alone."""
     batch = PageCollator(processor)([PageDataset(samples, processor)[i] for i in range(3)])
-    layers = [layer.mlp for layer in balanced.model.layers if hasattr(layer.mlp, "route")]
+    layers = [layer.mlp for layer in balanced.model.layers if hasattr(layer.mlp, "experts")]
     seen = {}
     hooks = [mlp.register_forward_pre_hook(lambda m, x: seen.update({m: x[0].detach()}))
              for mlp in layers]  # fmt: skip

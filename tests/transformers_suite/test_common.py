@@ -6,6 +6,7 @@ checkout, best of the release that is installed. What cannot hold is skipped bel
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import unittest
@@ -25,6 +26,16 @@ from tests.test_modeling_common import ModelTesterMixin, ids_tensor  # noqa: E40
 from vllm_dsocr.hf import DeepseekOCRConfig, DeepseekOCRForCausalLM  # noqa: E402
 
 NUM_IMAGE_TOKENS = 3  # of one view of 64 px: one token, newline, separator
+
+
+class Mapping(dict):
+    """config.vision_config is the file's own mapping; their helpers set attributes on it."""
+
+    __getattr__ = dict.get
+    __setattr__ = dict.__setitem__
+
+    def __deepcopy__(self, memo: dict) -> Mapping:
+        return Mapping(copy.deepcopy(dict(self), memo))
 
 
 class ModelTester:
@@ -51,7 +62,7 @@ class ModelTester:
                 "width": 32, "layers": 2, "heads": 2, "image_size": 28, "patch_size": 14,
             },
         }  # fmt: skip
-        return DeepseekOCRConfig(
+        config = DeepseekOCRConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
             intermediate_size=37,
@@ -68,6 +79,8 @@ class ModelTester:
             vision_config={"image_size": 64, "width": widths},
             projector_config={"input_dim": 64, "n_embed": self.hidden_size},
         )
+        config.vision_config = Mapping(config.vision_config)
+        return config
 
     def prepare_config_and_inputs_for_common(self) -> tuple[DeepseekOCRConfig, dict]:
         shape = (self.batch_size, self.seq_length)
@@ -91,3 +104,9 @@ class DeepseekOCRCommonTest(ModelTesterMixin, GenerationTesterMixin, unittest.Te
 
     def setUp(self) -> None:
         self.model_tester = ModelTester(self)
+
+    def test_left_padding_compatibility(self) -> None:
+        """Their test pads what it knows, and images_seq_mask has to be as long as the ids."""
+        _, inputs = self.prepare_config_and_inputs_for_generate()
+        padded = torch.nn.functional.pad(inputs["images_seq_mask"], (32, 0))
+        super().test_left_padding_compatibility(padded_custom_inputs={"images_seq_mask": padded})

@@ -97,6 +97,7 @@ def _encode_or_halve(tower: VisionTower, views: Tensor) -> Tensor:
 def _encode(tower: VisionTower, views: Tensor) -> Tensor:
     sam = tower.sam_model(normalise(views, like=tower.image_newline))
     clip = tower.vision_model(sam)
+    sam = sam.to(clip.device)  # the towers may lie on several
     return tower.projector(torch.cat((clip[:, 1:], sam.flatten(2).transpose(1, 2)), dim=-1))
 
 
@@ -129,7 +130,8 @@ def _check_grid(page: PageViews) -> None:
 def _assemble(tower: VisionTower, page: PageViews, encoded: dict) -> Tensor:
     # Views were queued page by page, the global view first: take them back in that order.
     global_view = next(encoded[page.global_view.shape[-1]])
-    parts = [_end_rows(tower, global_view, 1, 1), tower.view_seperator[None]]
+    separator = tower.view_seperator[None].to(global_view.device)
+    parts = [_end_rows(tower, global_view, 1, 1), separator]
     if len(page.tiles):
         tiles = next(encoded[page.tiles.shape[-1]])
         parts.insert(0, _end_rows(tower, tiles, page.rows, page.cols))
@@ -145,7 +147,7 @@ def _end_rows(tower: VisionTower, views: Tensor, rows: int, cols: int) -> Tensor
     side = int(views.shape[1] ** 0.5)
     grid = views.unflatten(1, (side, side)).unflatten(0, (rows, cols))
     grid = grid.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (rows*q, cols*q, D)
-    newline = tower.image_newline.expand(grid.shape[0], 1, -1)
+    newline = tower.image_newline.to(grid.device).expand(grid.shape[0], 1, -1)
     return torch.cat((grid, newline), dim=1).flatten(0, 1)
 
 

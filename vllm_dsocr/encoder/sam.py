@@ -48,9 +48,13 @@ class Attention(nn.Module):
         # Windows are cut after the projection, so that padding costs no product: what the
         # projection makes of a zero is its bias.
         tables = self.constants(self.window or x.shape[1], self._tables)
-        return self.proj(
-            self.forms(Grid(self.qkv(x), self.qkv.bias, tables, self.heads, self.window))
-        )
+        grid = Grid(self.qkv(x), self._of_zero(x), tables, self.heads, self.window)
+        return self.proj(self.forms(grid))
+
+    def _of_zero(self, x: Tensor) -> Tensor:
+        bias = self.qkv.bias
+        # An offloaded bias is there only while its own module runs.
+        return bias if bias.device == x.device else self.qkv(x.new_zeros(x.shape[-1]))
 
     def _tables(self, size: int) -> Tensor:
         return torch.stack([distances(table, size) for table in (self.rel_pos_h, self.rel_pos_w)])

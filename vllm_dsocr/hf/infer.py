@@ -7,6 +7,7 @@ official script samples and what it writes; everything else is elsewhere.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from vllm_dsocr.config import EOS_TOKEN, IMAGE_TOKEN, PageOptions
+from vllm_dsocr.config import EOS_TOKEN, IMAGE_TOKEN, OptionError, PageOptions
 from vllm_dsocr.document.blocks import Figure, Page
 from vllm_dsocr.document.compression import num_valid_vision_tokens
 from vllm_dsocr.document.grounding import parse_blocks
@@ -43,12 +44,19 @@ def infer(
     test_compress: bool,
     save_results: bool,
     eval_mode: bool,
+    generation: Mapping[str, Any],
 ) -> str:
     """See DeepseekOCRForCausalLM.infer."""
+    if generation.get("num_return_sequences", 1) != 1:
+        raise OptionError("infer gives one text; num_return_sequences is for generate")
     image = open_image(image_file) if image_file else None
     inputs = _inputs(tokenizer, prompt, image, options)
-    streamer = None if eval_mode else _Printer(tokenizer, skip_prompt=True)
-    text, num_tokens = _generate(model, tokenizer, inputs, streamer, eval_mode)
+    beams = generation.get("num_beams", 1) > 1  # written when they are done, not as they come
+    streamer = None if eval_mode or beams else _Printer(tokenizer, skip_prompt=True)
+    settings = _settings(model, tokenizer, inputs, eval_mode, generation)
+    text, num_tokens = _generate(model, tokenizer, inputs, {"streamer": streamer, **settings})
+    if beams and not eval_mode:
+        print(text)
     if image and test_compress:
         _print_compression(plan_tiles(*image.size, options.resolution), num_tokens)
     if save_results:
@@ -67,25 +75,47 @@ def _inputs(
     return DeepseekOCRProcessor(tokenizer, options)(prompt, [image] if image else [])
 
 
+def _settings(
+    model: DeepseekOCRForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Mapping[str, Any],
+    eval_mode: bool,
+    asked: Mapping[str, Any],
+) -> dict[str, Any]:
+    """How the official script generates, as far as the caller asks for nothing else."""
+    if "generation_config" in asked:
+        return dict(asked)
+    room = model.config.max_position_embeddings - inputs["input_ids"].shape[1]
+    eos = tokenizer.convert_tokens_to_ids(EOS_TOKEN)
+    official = {
+        "do_sample": False,
+        "eos_token_id": eos,
+        "pad_token_id": eos,
+        "max_new_tokens": min(MAX_NEW_TOKENS, room),
+        "no_repeat_ngram_size": NGRAM_SIZE_EVAL if eval_mode else NGRAM_SIZE,
+    }
+    if "max_length" in asked:
+        del official["max_new_tokens"]
+    return {**official, **asked}
+
+
 @torch.inference_mode()
 def _generate(
     model: DeepseekOCRForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    inputs: dict[str, Any],
-    streamer: TextStreamer | None,
-    eval_mode: bool,
+    inputs: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> tuple[str, int]:
-    prompt_length = inputs["input_ids"].shape[1]
-    ids = model.generate(
-        **{k: v.to(model.device) if hasattr(v, "to") else v for k, v in inputs.items()},
-        do_sample=False,
-        eos_token_id=tokenizer.convert_tokens_to_ids(EOS_TOKEN),
-        pad_token_id=tokenizer.convert_tokens_to_ids(EOS_TOKEN),
-        max_new_tokens=min(MAX_NEW_TOKENS, model.config.max_position_embeddings - prompt_length),
-        no_repeat_ngram_size=NGRAM_SIZE_EVAL if eval_mode else NGRAM_SIZE,
-        streamer=streamer,
-    )[0, prompt_length:]
+    tensors = {k: v.to(model.device) if hasattr(v, "to") else v for k, v in inputs.items()}
+    ids = model.generate(**tensors, **settings)
+    ids = getattr(ids, "sequences", ids)[0, inputs["input_ids"].shape[1] :]
+    ids = ids[: _end(ids.tolist(), tokenizer.convert_tokens_to_ids(EOS_TOKEN))]
     return tokenizer.decode(ids).removesuffix(EOS_TOKEN).strip(), len(ids)
+
+
+def _end(ids: list[int], eos: int) -> int:
+    """How many ids there are up to the end token; beams are padded behind it."""
+    return ids.index(eos) + 1 if eos in ids else len(ids)
 
 
 class _Printer(TextStreamer):

@@ -90,9 +90,12 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
         return_dict: bool | None = None,
         image_embeds: Tensor | None = None,
         cache_position: Tensor | None = None,
+        images_alone: bool = False,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast | tuple[Tensor, ...]:
-        """See DeepseekOCRForCausalLM.forward."""
+    ) -> BaseModelOutputWithPast | tuple[Tensor, ...] | Tensor:
+        """See DeepseekOCRForCausalLM.forward; with images_alone see place_images."""
+        if images_alone:
+            return self._placed(images, images_seq_mask, images_spatial_crop)
         if image_embeds is not None or (images is not None and len(images)):
             inputs_embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
             input_ids = None
@@ -128,6 +131,17 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
 
         What `forward` takes as `image_embeds`; zeros where no image is.
         """
+        # Through the module, whose hooks fetch weights that lie elsewhere.
+        return self(
+            images=images,
+            images_seq_mask=images_seq_mask,
+            images_spatial_crop=images_spatial_crop,
+            images_alone=True,
+        )
+
+    def _placed(
+        self, images: Any, images_seq_mask: Tensor | None, images_spatial_crop: Tensor | None
+    ) -> Tensor:
         pages = embed_pages(self, page_views(images, images_spatial_crop))
         batch = (1, 1) if images_seq_mask is None else tuple(images_seq_mask.shape)
         onto = self.image_newline.new_zeros(*batch, self.config.hidden_size)
@@ -172,6 +186,7 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
         image_embeds: Tensor | None = None,
         cache_position: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        shift_labels: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """Logits in fp32 and, with labels, the shifted cross entropy of the positions kept.
@@ -182,12 +197,15 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
         image positions. images_spatial_crop: (n, 2) [tiles across, tiles down]. image_embeds: what
         `DeepseekOCRModel.place_images` made of images, instead of them. labels: (B, S), -100 is
         ignored. attention_mask (B, S), past_key_values, ... as in any decoder; cache_position (S,)
-        counts where there are no position_ids.
+        counts where there are no position_ids. shift_labels: (B, S), what each position has to
+        predict, for callers that have shifted the labels themselves; it goes before labels.
         logits_to_keep: so many last positions, or the indices of positions; 0 keeps all.
         Raises ValueError when placeholders and image embeddings differ in number.
         """
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        targets = None if labels is None else next_tokens(labels)[:, rows].contiguous()
+        shifted = shift_labels is not None or labels is None
+        targets = shift_labels if shifted else next_tokens(labels)
+        targets = None if targets is None else targets[:, rows].contiguous()
         num_items = kwargs.get("num_items_in_batch")
         if self.training:
             kwargs["balance"] = self._balance(targets, attention_mask, num_items)
@@ -263,6 +281,7 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
         test_compress: bool = False,
         save_results: bool = False,
         eval_mode: bool = False,
+        **generation: Any,
     ) -> str:
         """Read one image as the official `infer()` does, and return the text.
 
@@ -270,7 +289,7 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
         eval_mode. Without crop_mode the one view has side image_size. test_compress prints vision
         tokens, text tokens and their ratio; save_results writes `result.mmd`, figure crops under
         `images/` and `result_with_boxes.jpg` into output_path. Without an image file the prompt is
-        answered alone.
+        answered alone. generation: arguments of `generate`, which go before what is chosen here.
         Raises PageError for an unreadable file, OptionError for sizes that cannot be.
         """
         sizes = {"base_size": base_size, "image_size": image_size, "crop_mode": crop_mode}
@@ -284,4 +303,5 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
             test_compress=test_compress,
             save_results=save_results,
             eval_mode=eval_mode,
+            generation=generation,
         )
