@@ -89,7 +89,8 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 
 def register() -> None:
     """Makes every Auto class find this host's; calling it again puts it first again."""
-    found = CONFIG_MAPPING.get(MODEL_TYPE, None)
+    known = MODEL_TYPE in CONFIG_MAPPING  # whose `get` knows nothing
+    found = CONFIG_MAPPING[MODEL_TYPE] if known else None
     if found is not ConfigByArchitecture:
         ConfigByArchitecture.before = found
         AutoConfig.register(MODEL_TYPE, ConfigByArchitecture, exist_ok=True)
