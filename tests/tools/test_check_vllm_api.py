@@ -88,6 +88,27 @@ def test_a_harmless_change_is_told(tool: ModuleType, tmp_path: Path) -> None:
     assert findings(tool, tmp_path, base=base) == (True, "changed  vllm.base:build: +extra")
 
 
+def test_listed_names_have_to_be_there(tool: ModuleType, tmp_path: Path) -> None:
+    """Methods, inherited ones too, fields, and what instances are given."""
+    base = "from .rules import Processor\nclass Made:\n size: int = 0\n"
+    base += " def make(self): self.kept = 1\n"
+    report = tool.Report(
+        tool.Release(release(tmp_path)), tool.Release(release(tmp_path, base=base))
+    )
+    there = ("Made.make", "Made.size", "Made.kept", "Processor.apply")
+    report.check_listed({f"vllm.base:{name}": "used" for name in there})
+    assert report.fits
+    report.check_listed({"vllm.base:Made.gone": "used here", "vllm.base:Nobody.make": "used there"})
+    assert not report.fits
+    assert "missing  vllm.base:Made.gone (used here)" in report.lines
+
+
+def test_private_names_of_others_are_found(tool: ModuleType) -> None:
+    text = "class A:\n def _own(self): self._own(); self._set = self._theirs; x._other; self.__d"
+    assert [name for name, _ in tool.private_names(ast.parse(text))] == ["_theirs", "_other"]
+    assert list(tool.unlisted()) == []
+
+
 def test_wheels_are_read_as_they_are(tool: ModuleType, tmp_path: Path) -> None:
     folder, wheel = release(tmp_path), tmp_path / "vllm-1.0-py3-none-any.whl"
     with ZipFile(wheel, "w") as archive:

@@ -29,12 +29,16 @@ from vllm_dsocr.engine import (
 
 MAX_IN_FLIGHT = 64  # until the engine is there to say how many it runs at once
 WAITING = 2  # pages made ready while all others are read
+MOST_IN_FLIGHT = 256  # each holds its page in memory, 12 MB for A4 at 200 dpi
+# vLLM ends a request in error, to be sent again, when an earlier one with the same page was refused
+# after the page was cached.
+ATTEMPTS = 2
 
 
 class VllmEngine:
     """The checkpoint `model` (folder or name on the hub); `engine_args` are vLLM's own.
 
-    max_in_flight: None takes what the engine runs at once, and a few to come next.
+    max_in_flight: None takes what the engine runs at once, up to MOST_IN_FLIGHT, and a few to come.
     """
 
     def __init__(self, model: str, max_in_flight: int | None = None, **engine_args: Any) -> None:
@@ -54,7 +58,7 @@ class VllmEngine:
             raise EngineLost(f"vLLM does not start with {self.model}: {error}") from error
         if not self._stated:
             scheduler = self._engine.vllm_config.scheduler_config
-            self.max_in_flight = scheduler.max_num_seqs + WAITING
+            self.max_in_flight = min(scheduler.max_num_seqs, MOST_IN_FLIGHT) + WAITING
         self._image_token_id = self._engine.get_tokenizer().convert_tokens_to_ids(IMAGE_TOKEN)
         return self
 
@@ -63,6 +67,13 @@ class VllmEngine:
 
     async def complete(self, request: Request) -> Completion:
         """Raises EngineError for a request vLLM refuses, EngineLost when its engine has died."""
+        for _ in range(ATTEMPTS):
+            output = await self._answer(request)
+            if output.outputs[0].finish_reason != "error":
+                return self._completion(output)
+        raise EngineError("vLLM gave up on the page for a fault of its own; its log says why")
+
+    async def _answer(self, request: Request) -> RequestOutput:
         name = f"page-{next(self._numbers)}"
         try:
             (prompt,) = await self._engine.renderer.render_cmpl_async([_prompt(request)])
@@ -73,9 +84,7 @@ class VllmEngine:
         except (EngineGenerateError, VLLMValidationError, ValueError) as error:
             reason = error.__cause__ if isinstance(error, EngineGenerateError) else error
             raise EngineError(" ".join(str(reason or error).split())) from error
-        if outputs[-1].outputs[0].finish_reason == "error":
-            raise EngineError("vLLM gave up on the page for a fault of its own; its log says why")
-        return self._completion(outputs[-1])
+        return outputs[-1]
 
     def _completion(self, output: RequestOutput) -> Completion:
         answer = output.outputs[0]

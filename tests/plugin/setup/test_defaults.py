@@ -191,6 +191,12 @@ def test_where_no_guard_can_be(
     assert bool(guard_refusal(config)) == refused
 
 
+def test_data_parallel_engines_would_run_in_lock_step(checkpoint: Path, text_model: Path) -> None:
+    """vLLM does so for models that have experts by its own measure, and for no others."""
+    lock_step = [configured(model).model_config.is_moe for model in (checkpoint, text_model)]
+    assert lock_step == [True, False]
+
+
 def test_another_architecture_is_untouched(text_model: Path) -> None:
     config = configured(text_model)
     assert config.compilation_config.mode != CompilationMode.NONE

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import aiohttp
 from PIL import Image
 from vllm.inputs import EngineInput, TextPrompt, TokensPrompt
 from vllm.renderers.hf import HfRenderer
@@ -83,8 +84,18 @@ def _marked(rendered: Any, params: ChatParams) -> Any:
 
 @contextmanager
 def _damaged_images_refused() -> Iterator[None]:
-    """Decoders raise more than the OSError vLLM expects; that too is an answer to the client."""
+    """Decoders raise more than the OSError vLLM expects; that too is an answer to the client.
+
+    So are an address that does not answer and a file that the server does not give out, for which
+    vLLM would blame itself.
+    """
     try:
         yield
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        raise PageError(f"the image cannot be fetched: {error or type(error).__name__}") from error
+    except RuntimeError as error:
+        if "local files" not in str(error):
+            raise
+        raise PageError(f"the image cannot be fetched: {error}") from error
     except (Image.DecompressionBombError, SyntaxError, EOFError, struct.error, zlib.error) as error:
         raise PageError(f"the image cannot be read: {error}") from error

@@ -1,0 +1,94 @@
+"""Servers of other shapes: two API processes, a shared-memory cache, embeddings, batches of a file.
+
+Longer than a minute in all, so out of the fast suite.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm")
+pytest.importorskip("openai")
+
+import torch
+
+from examples.demo import served
+from tests.server.test_request_kinds import CHAT, PAGE, TEXT, page, post
+
+pytestmark = pytest.mark.slow
+
+TINY = Path(__file__).parent.parent / "data" / "tiny-random"
+COMMON = ("--dtype=float32", "--enforce-eager", "--max-model-len=2048")
+FLAGS = (
+    *COMMON,
+    "--served-model-name=tiny",
+    "--api-server-count=2",
+    "--mm-processor-cache-type=shm",
+    "--enable-prompt-embeds",
+    "--trust-request-mm-kwargs",
+)
+VLLM = Path(sys.executable).with_name("vllm")
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with served(TINY, *FLAGS) as base:
+        yield base.removesuffix("/v1")
+
+
+def test_two_api_servers_and_one_cache_in_shared_memory(url: str) -> None:
+    """Whichever process takes a request, and whether the page is cached or not."""
+    requests = [{"mm_processor_kwargs": {"mode": mode}} for mode in ("tiny", "gundam")] * 6
+    with ThreadPoolExecutor(4) as clients:
+        answers = list(
+            clients.map(lambda f: post(url, CHAT, {"model": "tiny", **page(PAGE, **f)}), requests)
+        )
+    assert {status for status, _ in answers} == {200}
+    texts = [answer["choices"][0]["message"]["content"] for _, answer in answers]
+    assert len(set(texts[::2])) == len(set(texts[1::2])) == 1
+
+
+@pytest.mark.parametrize(("width", "expected"), [(64, 200), (32, 400)])
+def test_prompts_as_embeddings(url: str, width: int, expected: int) -> None:
+    file = io.BytesIO()
+    torch.save(torch.ones(5, width), file)
+    body = {"model": "tiny", "prompt_embeds": base64.b64encode(file.getvalue()).decode()}
+    assert post(url, TEXT, {**body, "max_tokens": 2})[0] == expected
+    assert post(url, TEXT, {"model": "tiny", "prompt": "x", "max_tokens": 1})[0] == 200
+
+
+def test_vllms_own_benchmark(url: str) -> None:
+    command = [VLLM, "bench", "serve", "--base-url", url, "--model", "tiny"]
+    command += ["--tokenizer", TINY, "--dataset-name", "random", "--num-prompts", "4"]
+    command += ["--random-input-len", "8", "--random-output-len", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Successful requests:" in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if "Successful requests:" in line)
+    assert line.split()[-1] == "4"
+
+
+def test_a_batch_in_a_file(tmp_path: Path) -> None:
+    bodies = [{"model": "tiny", **page(PAGE)}, {"model": "tiny", **page("data:image/png;base64,")}]
+    lines = [
+        json.dumps({"custom_id": str(number), "method": "POST", "url": CHAT, "body": body})
+        for number, body in enumerate(bodies)
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    command = [VLLM, "run-batch", "-i", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl"]
+    command += ["--model", TINY, "--served-model-name", "tiny", *COMMON]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    codes = [(a.get("response") or {}).get("status_code") for a in answers]
+    assert codes[0] == 200
+    assert answers[1]["error"] or codes[1] == 400
