@@ -133,7 +133,9 @@ def _kind(block: Block, text: str) -> Kind:
         return "code"
     if _DISPLAY.fullmatch(text) and text.count("\\[") + text.count("$$") // 2 == 1:
         return "formula"
-    return "list" if all(map(_ITEM.match, map(str.lstrip, text.split("\n")))) else "text"
+    lines = text.split("\n")
+    is_list = all(map(_ITEM.match, map(str.lstrip, lines))) and (len(lines) > 1 or not block.label)
+    return "list" if is_list else "text"
 
 
 def _with_table_boxes(parts: list[Part], page: Page) -> list[Part]:

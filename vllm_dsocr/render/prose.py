@@ -25,9 +25,9 @@ def prose(text: str, math: MathStyle = "dollar") -> str:
     return _mapped(text, math, escape_tags)
 
 
-def dollar_math(text: str) -> str:
-    """The text with its formulas, and nothing else, between dollars."""
-    return _mapped(text, "dollar", lambda words: words, is_strict=False)
+def dollar_math(text: str, escape: bool = True) -> str:
+    """The text with its formulas between dollars; `escape`: other dollars are escaped."""
+    return _mapped(text, "dollar", (lambda words: words) if escape else None, is_strict=False)
 
 
 def escape_tags(words: str) -> str:

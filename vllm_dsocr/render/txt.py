@@ -57,7 +57,7 @@ def words(text: str) -> str:
     return "".join(
         piece.latex
         if isinstance(piece, Formula)
-        else _BOLD.sub(r"\1", without_inline_tags(piece))
+        else _BOLD.sub(r"\1", without_inline_tags(piece)).replace("\\$", "$")
         if isinstance(piece, str)
         else piece.written.strip("`")
         for piece in split_math(text)
