@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import re
 
-from vllm_dsocr.config import MARKUP_TOKENS
-from vllm_dsocr.document.blocks import Block
-from vllm_dsocr.document.grounding import parse_blocks
+from vllm_dsocr.config import DET_CLOSE, DET_OPEN, MARKUP_TOKENS, REF_CLOSE, REF_OPEN
 from vllm_dsocr.document.tables import Table, split_tables
 
 from ..batches import LABELS
 
+# Stricter than the package reads tags: the real model writes them this way to the letter.
+_REF = rf"{re.escape(REF_OPEN)}(?P<label>[^\n]+?){re.escape(REF_CLOSE)}"
+_DET = rf"{re.escape(DET_OPEN)}\[\[(?P<box>\d{{1,3}}(?:, \d{{1,3}}){{3}})\]\]{re.escape(DET_CLOSE)}"
+_TAG = re.compile(_REF + _DET)
 _WORDS = r"[^\n]*\S"
 CONTENT = {
     "title": rf"# {_WORDS}",
@@ -47,22 +49,29 @@ def problem(task: str, text: str) -> str | None:
 
 
 def _markdown(text: str) -> str | None:
-    for block in parse_blocks(text):
-        found = _block(block)
-        if found:
-            return found
-    return None
+    tags = list(_TAG.finditer(text))
+    if not tags or tags[0].start():
+        return "no tag at the start"
+    ends = [*(tag.start() for tag in tags[1:]), len(text)]
+    pairs = zip(tags, ends, strict=True)
+    found = (_box(tag["box"]) or _block(tag["label"], text[tag.end() : end]) for tag, end in pairs)
+    return next(filter(None, found), None)
 
 
-def _block(block: Block) -> str | None:
-    if block.label not in LABELS:
-        return f"no such label: {block.label}"
-    content = block.content.strip()
-    if not re.fullmatch(CONTENT[block.label], content):
-        return f"not the content of a {block.label}: {content[:60]!r}"
-    if block.label == "table":
+def _box(written: str) -> str | None:
+    x1, y1, x2, y2 = map(int, written.split(", "))
+    return None if x1 <= x2 and y1 <= y2 else f"corners in the wrong order: {written}"
+
+
+def _block(label: str, content: str) -> str | None:
+    if label not in LABELS:
+        return f"no such label: {label}"
+    content = content.strip()
+    if not re.fullmatch(CONTENT[label], content):
+        return f"not the content of a {label}: {content[:60]!r}"
+    if label == "table":
         return _figure(content)
-    return _free(content) if content else None
+    return _free(content)
 
 
 def _ocr(text: str) -> str | None:
@@ -84,6 +93,5 @@ def _figure(text: str) -> str | None:
 
 
 def _locate(text: str) -> str | None:
-    blocks = parse_blocks(text)
-    alone = len(blocks) == 1 and blocks[0].label and not blocks[0].content.strip()
-    return None if alone else f"not one tag: {text[:60]!r}"
+    tag = _TAG.fullmatch(text)
+    return _box(tag["box"]) if tag else f"not one tag: {text[:60]!r}"
