@@ -19,11 +19,13 @@ from vllm_dsocr.plan.bounds import Setup, bound, decoder_bytes
 from vllm_dsocr.plan.gpus import GIB, GPUS, Gpu
 from vllm_dsocr.plan.page_cost import model_bytes, page_cost
 from vllm_dsocr.plan.sizes import ModelSizes
+from vllm_dsocr.plan.train_cost import TrainSetup, page_train_cost
 from vllm_dsocr.plan.vision_cost import vision_parameters
 
 MIB = 2**20
 app = typer.Typer(**APP)
 GPU: dict[str, Any] = {"rich_help_panel": "GPU"}
+TRAIN: dict[str, Any] = {"rich_help_panel": "Training"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def _gpu_name(text: str) -> str:
         "dsocr plan --gpu H100 --price 2.5",
         "dsocr plan --gpu L40S --fp8 --max-num-seqs 512 --mode base",
         "dsocr plan --gpu H100 --tensor-parallel-size 2 --text-tokens 2000",
+        "dsocr plan --train --mode base --rows 4 --checkpointing --bf16",
     )
 )
 def plan(
@@ -102,6 +105,19 @@ def plan(
     tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs", **GPU)] = 1,
     fp8: Annotated[bool, typer.Option("--fp8", help="--quantization fp8", **GPU)] = False,
     price: Annotated[float | None, typer.Option(help="per hour of one GPU", **GPU)] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="a step of training instead, encoder frozen", **TRAIN)
+    ] = False,
+    rows: Annotated[int, typer.Option(min=1, help="pages of a step", **TRAIN)] = 1,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="gradient_checkpointing", **TRAIN)
+    ] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="weights and all that follows; fp32 without", **TRAIN)
+    ] = False,
+    full_logits: Annotated[
+        bool, typer.Option("--full-logits", help="lean_loss: false", **TRAIN)
+    ] = False,
 ) -> int:
     """FLOPs, memory and, for a GPU, two bounds in pages per second; from shapes alone.
 
@@ -113,12 +129,18 @@ def plan(
         card = _gpu(gpu, flops, bandwidth, memory, fp8_flops)
         setup = Setup(max_num_seqs, tensor_parallel_size, fp8)
         work = Work(page, text_tokens, pages)
-        rows = [_row(sizes, name, work, card, setup, price) for name in mode or MODES]
+        step = TrainSetup(2 if bf16 else 4, rows, checkpointing, not full_logits)
+        found = [
+            _train_row(sizes, name, work, step)
+            if train
+            else _row(sizes, name, work, card, setup, price)
+            for name in mode or MODES
+        ]
     except (OSError, ValueError) as error:
         print(f"dsocr plan: {error}", file=sys.stderr)
         return 2
-    result = {"parameters": _parameters(sizes), "modes": rows}
-    if card is not None:
+    result = {"parameters": _parameters(sizes), "modes": found}
+    if card is not None and not train:
         result["gpu"] = asdict(card)
     print(json.dumps(result) if as_json else "\n".join(_table(result)))
     return 0
@@ -163,6 +185,12 @@ def _row(
     return row
 
 
+def _train_row(sizes: ModelSizes, mode: str, work: Work, setup: TrainSetup) -> dict[str, Any]:
+    tiles = plan_tiles(work.page.width, work.page.height, MODES[mode])
+    cost = page_train_cost(sizes, tiles, work.text_tokens, setup)
+    return {"mode": mode, "tiles": tiles.num_tiles, **asdict(cost), "peak": cost.peak}
+
+
 def _table(result: dict[str, Any]) -> Iterator[str]:
     count = result["parameters"]
     yield (
@@ -190,6 +218,15 @@ _COLUMNS: dict[str, tuple[str, float, str]] = {
     "mode": ("mode", 0, ""),
     "tiles": ("tiles", 0, ""),
     "image_tokens": ("image tokens", 0, ""),
+    "tokens": ("tokens", 0, ""),
+    "flops": ("step TFLOP", 1e12, ".2f"),
+    "parameters": ("weights GiB", GIB, ".2f"),
+    "gradients": ("grads GiB", GIB, ".2f"),
+    "optimiser": ("AdamW GiB", GIB, ".2f"),
+    "activations": ("kept GiB", GIB, ".2f"),
+    "layer": ("layer GiB", GIB, ".2f"),
+    "logits": ("logits GiB", GIB, ".2f"),
+    "peak": ("peak GiB", GIB, ".2f"),
     "vision": ("vision TFLOP", 1e12, ".3f"),
     "vision_executed": ("as channels", 1e12, ".3f"),
     "prefill": ("prefill", 1e12, ".3f"),

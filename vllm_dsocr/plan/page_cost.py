@@ -55,7 +55,7 @@ def page_cost(
     return PageCost(
         image_tokens=plan.num_image_tokens,
         text_tokens=text_tokens,
-        vision=_vision_flops(view_flops, sizes, plan),
+        vision=encoder_flops(sizes, plan),
         vision_executed=_vision_flops(executed_flops, sizes, plan),
         prefill=decoder_cost.forward_flops(decoder, prompt),
         decode=_decode_flops(sizes, prompt, text_tokens),
@@ -68,6 +68,11 @@ def page_cost(
 def model_bytes(sizes: ModelSizes, width: int = 2) -> int:
     """The weights."""
     return width * (decoder_cost.parameters(sizes.decoder) + vision_parameters(sizes.vision))
+
+
+def encoder_flops(sizes: ModelSizes, plan: TilePlan) -> int:
+    """Of all views of one page: what is needed."""
+    return _vision_flops(view_flops, sizes, plan)
 
 
 def _vision_flops(
