@@ -156,7 +156,8 @@ def test_pixel_boxes_equal_the_official_ones(parity_data: Path) -> None:
         if all(_sane_boxes(written) for _, _, written in case["re_match"]) and case["re_match"]:
             assert [box for _, box in ours] == [tuple(box["box"]) for box in case["boxes_px"]]
             for (label, _), drawn in zip(ours, case["boxes_px"], strict=True):
-                assert drawn.get("label") in (None, label) or drawn["label"].strip() == label
+                official = drawn.get("label")
+                assert official is None or "<|" in official or official.strip() == label
         sane = [
             _pixels(box, case)
             for _, label, written in case["re_match"]
@@ -169,9 +170,8 @@ def test_pixel_boxes_equal_the_official_ones(parity_data: Path) -> None:
 
 def test_crops_have_the_official_sizes(parity_data: Path) -> None:
     for case in _cases(parity_data):
-        kinds = {"a figure that is not called image", "tags without special tokens"}
-        sane = all(_sane_boxes(written) for _, _, written in case["re_match"])
-        if not sane or differences(case) & kinds:
+        alike = {"links count figures, files count boxes", "equal figures link to one file"}
+        if differences(case) - alike - {"a figure without area"}:
             continue
         page = _page(case)
         image = Image.new("RGB", (page.width, page.height))
