@@ -118,7 +118,7 @@ HOSTILE = st.lists(
     st.sampled_from(
         ["<script>", "</script>", "<img src=x onerror=alert(1)>", "<svg onload=x>", "<b>", "</b>"]
         + ["<style>", "<math>", "<mtext>", "<table>", "<tr>", "<td>", "</table>", "&lt;"]
-        + ["\\(", "\\)", "\\[", "\\]", "$", "$$", "\\text{", "\\href{javascript:x}{", "}", "`"]
+        + ["\\(", "\\)", "\\[", "\\]", "$", "$$", "\\text{", "\\href{javascript:x}{", "}", "`q"]
         + ["\n", "\n\n", "# ", "| a | b |\n|---|---|\n", "[a](javascript:x)", "<!--", "]]>"]
         + ["<|ref|>text<|/ref|><|det|>[[1,2,3,4]]<|/det|>", "javascript:", "word ", "word"]
         + ["<|ref|>image<|/ref|><|det|>[[1,2,9,9]]<|/det|>"]

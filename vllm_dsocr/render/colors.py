@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zlib
 
+from vllm_dsocr.document.unicode import utf8
+
 _COLORS = {
     "title": "#c0392b",
     "sub_title": "#d35400",
@@ -23,4 +25,4 @@ _OTHER_COLORS = ("#a93279", "#117a65", "#6e2c00", "#1a5276")
 
 def label_color(label: str) -> str:
     """The colour ("#rrggbb") a label has wherever layout is drawn; the same in every run."""
-    return _COLORS.get(label) or _OTHER_COLORS[zlib.crc32(label.encode()) % len(_OTHER_COLORS)]
+    return _COLORS.get(label) or _OTHER_COLORS[zlib.crc32(utf8(label)) % len(_OTHER_COLORS)]

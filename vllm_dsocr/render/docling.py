@@ -56,7 +56,7 @@ def pieces(document: FinishedDocument) -> Iterator[str]:
 
 def docling_document(document: FinishedDocument) -> DoclingDocument:
     """The whole document; pages that could not be read are empty pages of it."""
-    made = DoclingDocument(name=document.title, origin=_origin(document))
+    made = DoclingDocument(name=_text(document.title), origin=_origin(document))
     for page in document.pages():
         width, height = _size(page)
         made.add_page(page.number, Size(width=width, height=height))
@@ -119,9 +119,7 @@ class _PageItems:
         elif part.kind == "list":
             self._add_list(part, prov)
         elif part.kind == "code":
-            self._document.add_code(
-                re.sub(r"\A[`~]{3,}.*\n|\n[`~]{3,}\Z", "", part.text), prov=prov
-            )
+            self._document.add_code(_FENCES.sub("", _text(part.text)), prov=prov)
         elif part.kind == "furniture":
             is_head = part.label in ("header", "page_header")
             label = DocItemLabel.PAGE_HEADER if is_head else DocItemLabel.PAGE_FOOTER
@@ -129,9 +127,9 @@ class _PageItems:
             self._document.add_text(label, text, prov=prov, content_layer=layer)
         else:
             if part.kind == "formula":
-                text = utf8(bare_latex(part.text)).decode()
+                text = _text(bare_latex(part.text))
             label = _TEXTS.get(part.kind, DocItemLabel.TEXT)
-            item = self._document.add_text(label, text, orig=utf8(part.text).decode(), prov=prov)
+            item = self._document.add_text(label, text, orig=_text(part.text), prov=prov)
             if part.kind == "caption":
                 self._captions[place] = item
 
@@ -171,6 +169,10 @@ def _size(page: Page) -> tuple[float, float]:
 
 def _clean(text: str) -> str:
     text = without_inline_tags(dollar_math(text, escape=False)).replace("\\$", "$")
+    return _text(text)
+
+
+def _text(text: str) -> str:
     return utf8(text).decode()
 
 
@@ -180,7 +182,7 @@ def _origin(document: FinishedDocument) -> DocumentOrigin | None:
         return None
     kind = mimetypes.guess_type(document.title)[0] or "application/octet-stream"
     digest = int(source["sha256"][:16], 16)
-    return DocumentOrigin(mimetype=kind, binary_hash=digest, filename=document.title)
+    return DocumentOrigin(mimetype=kind, binary_hash=digest, filename=_text(document.title))
 
 
 def _image(data_of: Callable[[Figure], bytes], figure: Figure) -> ImageRef | None:

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from PIL import Image, ImageDraw, ImageFont
 
 from vllm_dsocr.document.blocks import Block, Figure, Page
+from vllm_dsocr.document.unicode import utf8
 from vllm_dsocr.render.colors import label_color
 
 _FILL_ALPHA = 26
 _JPEG_QUALITY = 80
+_LONGEST_NAME = 40
 
 
 def crop_figures(image: Image.Image, page: Page) -> Iterator[tuple[Figure, bytes]]:
@@ -53,11 +55,18 @@ def _draw_block(
     draw: ImageDraw.ImageDraw, block: Block, size: tuple[int, int], font: ImageFont.FreeTypeFont
 ) -> None:
     color = label_color(block.label or "")
+    name = _name(block.label or "")
     width = 4 if block.label == "title" else 2
     for box in block.boxes:
         corners = box.pixels(*size)
         draw.rectangle(corners, fill=f"{color}{_FILL_ALPHA:02x}", outline=color, width=width)
-        label = draw.textbbox(corners[:2], block.label or "", font=font, anchor="lb")
+        label = draw.textbbox(corners[:2], name, font=font, anchor="lb")
         shift = -min(label[1], 0)  # labels of boxes at the top edge stay on the page
         draw.rectangle((label[0], label[1] + shift, label[2], label[3] + shift), fill="#ffffffd0")
-        draw.text((corners[0], corners[1] + shift), block.label or "", color, font, anchor="lb")
+        draw.text((corners[0], corners[1] + shift), name, color, font, anchor="lb")
+
+
+def _name(label: str) -> str:
+    """A label in one short line: for some prompts it holds text of the page."""
+    name = " ".join(utf8(label).decode().split())
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..."

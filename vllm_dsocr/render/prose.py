@@ -90,7 +90,7 @@ def _mapped(
     """
     pieces = list(split_math(text))
     done: list[str] = []
-    for piece, following in zip(pieces, [*pieces[1:], ""], strict=True):
+    for piece, following in zip(pieces, [*pieces[1:], ""], strict=bool(pieces)):
         if isinstance(piece, Code):
             done.append(piece.written)
         elif isinstance(piece, Formula):

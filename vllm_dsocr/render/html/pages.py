@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from html import escape
 
 from vllm_dsocr.document.blocks import Block, Page
+from vllm_dsocr.document.labels import is_words
 from vllm_dsocr.document.parts import Part, page_parts
 from vllm_dsocr.render.finished import FIGURE_MEDIA_TYPE, FigureLink, FinishedDocument
 from vllm_dsocr.render.html.content import part_html
@@ -61,7 +62,8 @@ def _block_html(
 ) -> str:
     tag, style = "", ""
     if color and block.label is not None:
-        tag = f'<span class="tag">{escape(block.label)}</span>\n'
+        if not is_words(block.label, block.content):
+            tag = f'<span class="tag">{escape(block.label)}</span>\n'
         style = f' style="--color: {color(block.label)}"'
     text = "\n".join(_figures(part, link) if part.figures else part_html(part) for part in parts)
     return f'<div class="block" data-block="{name}"{style}>\n{tag}{text}\n</div>\n'
