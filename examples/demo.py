@@ -2,9 +2,9 @@
 
     make demo
 
-Writes the Markdown, a report, the page with its boxes and a PDF of it into demo-output/. The last
-line is one JSON object: `cer` (character error rate), `seconds` (reading the page) and, for a page
-with layout, `iou` (mean overlap of the boxes).
+Writes the Markdown, a report, the page with its boxes and a searchable PDF into demo-output/. The
+last line is one JSON object: `cer` (character error rate), `seconds` (reading the page) and, for a
+page with layout, `iou` (mean overlap of the boxes).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from vllm_dsocr.render.formats import FORMATS
 HERE = Path(__file__).parent
 READER = HERE / "reader"
 OUTPUT = Path("demo-output")
-WRITTEN = ("md", "report", "layout", "layout-pdf")
+WRITTEN = ("md", "report", "layout", "pdf")
 STARTUP_SECONDS = 300
 
 

@@ -43,6 +43,19 @@ def test_an_answer_becomes_files(tmp_path: Path, truth: str) -> None:
         assert drawn.size == (640, 640) and len(drawn.getcolors(1 << 20)) > 300
 
 
+def pdf_text(path: Path) -> str:
+    pdfium = pytest.importorskip("pypdfium2")
+    with pdfium.PdfDocument(path) as pdf:
+        return " ".join(pdf[0].get_textpage().get_text_bounded().split())
+
+
+def test_the_pdf_is_searchable(tmp_path: Path, truth: str) -> None:
+    write(finished(LAYOUT, truth), tmp_path)
+    said = pdf_text(tmp_path / "document.pdf")
+    for text in ("Intern", "Truncated interpreted", "$1,811.43", "Figure 3"):
+        assert text in said
+
+
 def test_lines_become_files_too(tmp_path: Path) -> None:
     text = LINES.truth.read_text(encoding="utf-8")
     assert all(path.exists() for path in write(finished(LINES, text), tmp_path))
