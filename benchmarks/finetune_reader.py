@@ -32,11 +32,10 @@ from examples.demo import READER, served
 from examples.reader_training.words import word_stream
 from vllm_dsocr.cli.engines import positive
 from vllm_dsocr.engine import Engine, Request, clean_text
-from vllm_dsocr.hf.data import Sample, read_samples
 from vllm_dsocr.hf.engine import HfEngine
-from vllm_dsocr.hf.lora import load_with_adapter
-from vllm_dsocr.hf.train_settings import settings_from
-from vllm_dsocr.hf.training import train
+from vllm_dsocr.hf.training import Sample, read_samples, train
+from vllm_dsocr.hf.training.lora import load_with_adapter
+from vllm_dsocr.hf.training.settings import settings_from
 from vllm_dsocr.metrics import edit_distance
 from vllm_dsocr.page.source import open_image
 from vllm_dsocr.server_engine import ServerEngine

@@ -14,8 +14,7 @@ from transformers import Trainer, TrainingArguments
 
 from vllm_dsocr.config import MODES, OFFICIAL_MODEL
 from vllm_dsocr.hf import DeepseekOCRForCausalLM, DeepseekOCRProcessor
-from vllm_dsocr.hf.data import PageCollator, PageDataset, read_samples
-from vllm_dsocr.hf.training import freeze, read_pages
+from vllm_dsocr.hf.training import PageCollator, PageDataset, freeze, read_pages, read_samples
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from vllm.platforms import current_platform
 
 from tests.plugin.engines import continuations, prompt, register, start
 from vllm_dsocr.hf import DeepseekOCRForCausalLM, DeepseekOCRProcessor
-from vllm_dsocr.hf.lora import LoraSettings, add_lora
+from vllm_dsocr.hf.training.lora import LoraSettings, add_lora
 
 PROMPT, MODE = "<image>\nFree OCR.", "tiny"
 

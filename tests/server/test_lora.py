@@ -24,7 +24,7 @@ import openai
 from examples.demo import served
 from vllm_dsocr.cli import main
 from vllm_dsocr.hf import DeepseekOCRForCausalLM, DeepseekOCRProcessor
-from vllm_dsocr.hf.lora import LoraSettings, add_lora, load_with_adapter
+from vllm_dsocr.hf.training.lora import LoraSettings, add_lora, load_with_adapter
 
 DATA = Path(__file__).parent.parent / "data"
 TINY, PAGE = DATA / "tiny-random", DATA / "images" / "v3_small.png"

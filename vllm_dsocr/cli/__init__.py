@@ -46,8 +46,8 @@ COMMANDS = {
         SERVING,
     ),
     "plan": ("vllm_dsocr.cli.plan:app", "What the model costs to run.", SERVING),
-    "train": ("vllm_dsocr.cli.train:main", "Fine-tune on pages with their text.", TRAINING),
-    "lora": ("vllm_dsocr.cli.lora:main", "Check and merge adapters.", TRAINING),
+    "train": ("vllm_dsocr.cli.train:app", "Fine-tune on pages with their text.", TRAINING),
+    "lora": ("vllm_dsocr.cli.lora:app", "Check and merge adapters.", TRAINING),
     "bench": ("vllm_dsocr.cli.bench:app", "Read and score a public benchmark.", JUDGING),
     "eval": ("vllm_dsocr.cli.eval:app", "Hold texts against the truth.", JUDGING),
 }

@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from vllm_dsocr.adapter_names import AdapterReport, check_adapter
+from vllm_dsocr.cli.lazy import APP, examples
 
 EXIT_NOT_SERVED, EXIT_NO_ADAPTER = 1, 2
+Adapter = Annotated[Path, typer.Argument(metavar="PATH", help="folder of the adapter")]
+
+app = typer.Typer(**APP, help="Adapters made by PEFT.")
 
 
-def main(argv: Sequence[str]) -> int:
-    """0 when vLLM loads the adapter or the merged checkpoint is written."""
-    args = _parser().parse_args(argv)
+@app.command(epilog=examples("dsocr lora check runs/adapter"))
+def check(adapter: Adapter) -> int:
+    """Say whether vLLM loads an adapter, and what each of its tensors changes."""
     try:
-        return args.run(args)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"dsocr lora: {error}", file=sys.stderr)
-        return EXIT_NO_ADAPTER
-
-
-def _check(args: argparse.Namespace) -> int:
-    report = check_adapter(args.adapter)
-    print("\n".join(_lines(report, args.adapter)))
+        report = check_adapter(adapter)
+    except (OSError, ValueError) as error:
+        return _refused(error)
+    print("\n".join(_lines(report, adapter)))
     return EXIT_NOT_SERVED if report.problems else 0
+
+
+@app.command(
+    epilog=examples("dsocr lora merge runs/adapter OUT", "dsocr lora merge runs/checkpoint-200 OUT")
+)
+def merge(
+    adapter: Adapter,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="folder of the checkpoint")],
+    base: Annotated[
+        str | None, typer.Option(help="checkpoint to merge into; default: what the adapter names")
+    ] = None,
+) -> int:
+    """Write the base with the adapter worked in, a checkpoint like any other."""
+    try:
+        from vllm_dsocr.hf.training.lora import merge as run
+
+        run(adapter, output, base)
+    except (ImportError, OSError, ValueError) as error:
+        return _refused(error)
+    print(output)
+    return 0
+
+
+def _refused(error: Exception) -> int:
+    print(f"dsocr lora: {error}", file=sys.stderr)
+    return EXIT_NO_ADAPTER
 
 
 def _lines(report: AdapterReport, adapter: Path) -> list[str]:
@@ -39,24 +65,3 @@ def _lines(report: AdapterReport, adapter: Path) -> list[str]:
         return [*names, *(f"problem: {problem}" for problem in report.problems), advice]
     flags = " ".join(["--enable-lora", f"--lora-modules NAME={adapter}", *report.hints])
     return [*names, f"vLLM loads it: vllm serve BASE {flags}"]
-
-
-def _merge(args: argparse.Namespace) -> int:
-    from vllm_dsocr.hf.lora import merge
-
-    merge(args.adapter, args.output, args.base)
-    print(args.output)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dsocr lora", description="Adapters made by PEFT.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="will vLLM load it, and what does it change")
-    merge = commands.add_parser("merge", help="write the base with the adapter worked in")
-    for command, run in ((check, _check), (merge, _merge)):
-        command.add_argument("adapter", type=Path, metavar="PATH", help="folder of the adapter")
-        command.set_defaults(run=run)
-    merge.add_argument("output", type=Path, metavar="OUT", help="folder of the checkpoint")
-    merge.add_argument("--base", help="checkpoint to merge into; default: what the adapter names")
-    return parser

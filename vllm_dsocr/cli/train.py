@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vllm_dsocr.cli.lazy import APP, examples
+
+if TYPE_CHECKING:
+    from vllm_dsocr.hf.training import TrainSettings
+
+app = typer.Typer(**APP)
+EXAMPLES = examples(
+    "dsocr train config.yaml",
+    "dsocr train config.yaml --check",
+    "dsocr train config.yaml --resume",
+    "torchrun --nproc-per-node 8 -m vllm_dsocr.cli train config.yaml",
+)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Trains and prints the last metrics as JSON; 2 for what is wrong with settings or data."""
-    args = _parser().parse_args(argv)
+@app.command(epilog=EXAMPLES)
+def train(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.yaml", help="docs/training.md has all its keys")
+    ],
+    resume: Annotated[bool, typer.Option(help="go on from the last checkpoint")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="look through the data and train nothing")
+    ] = False,
+) -> int:
+    """Fine-tune the whole model, parts of it or adapters on pages with their text.
+
+    Prints the last metrics as JSON. With --check it says how many samples are kept and what is
+    wrong with others or with their grounding tags; the exit code is 1 if anything is.
+    """
     try:
-        from vllm_dsocr.hf.train_settings import read_settings
-        from vllm_dsocr.hf.training import train
+        from vllm_dsocr.hf.training import read_settings
 
-        metrics = train(read_settings(args.config), resume=args.resume)
+        settings = read_settings(config)
+        if check:
+            return _check(settings)
+        from vllm_dsocr.hf.training import train as run
+
+        metrics = run(settings, resume=resume)
     except (ImportError, OSError, ValueError) as error:
         print(f"dsocr train: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(metrics))
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(metrics))
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dsocr train",
-        description="Fine-tune the whole model, parts of it or adapters; docs/training.md has all "
-        "keys of the configuration.",
-    )
-    parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    return parser
+def _check(settings: TrainSettings) -> int:
+    from vllm_dsocr.hf.training.check import check
+
+    kept, problems = check(settings)
+    print("\n".join([*kept, *(f"problem: {problem}" for problem in problems)]))
+    return 1 if problems else 0

@@ -78,10 +78,24 @@ def normalise(views: Tensor, like: Tensor) -> Tensor:
 
 def encode_views(tower: VisionTower, views: Tensor) -> Tensor:
     """(N, 3, S, S) -> (N, q*q, D). CLIP's channels come before SAM's in the projector."""
+    step = _views_per_pass(tower, views.shape[-1])
+    return torch.cat([_encode_or_halve(tower, chunk) for chunk in views.split(step)])
+
+
+def _views_per_pass(tower: VisionTower, side: int) -> int:
     on_cpu = tower.image_newline.device.type == "cpu"
     patches = CPU_PATCHES_PER_PASS if on_cpu else MAX_PATCHES_PER_PASS
-    step = max(1, patches // (views.shape[-1] // PATCH_SIZE) ** 2)
-    return torch.cat([_encode_or_halve(tower, chunk) for chunk in views.split(step)])
+    return max(1, patches // (side // PATCH_SIZE) ** 2)
+
+
+def num_passes(tower: VisionTower, pages: Sequence[PageViews]) -> int:
+    """How often `embed_pages` runs the towers, memory permitting."""
+    views: dict[int, int] = defaultdict(int)
+    for page in pages:
+        views[page.global_view.shape[-1]] += 1
+        if len(page.tiles):
+            views[page.tiles.shape[-1]] += len(page.tiles)
+    return sum(-(-count // _views_per_pass(tower, side)) for side, count in views.items())
 
 
 def _encode_or_halve(tower: VisionTower, views: Tensor) -> Tensor:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import torch
 import transformers
 
-from vllm_dsocr.config import EOS_TOKEN, NGRAM_SIZE, TABLE_CELL_TOKENS, WINDOW_SIZE
+from vllm_dsocr.config import EOS_TOKEN
 from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request
-from vllm_dsocr.hf.logits import NGramGuardProcessor
+from vllm_dsocr.hf.logits import NGramGuardProcessor, serving_rule
 from vllm_dsocr.hf.model import DeepseekOCRForCausalLM
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
-from vllm_dsocr.repetition import NGramRule
 
 MAX_NEW_TOKENS = 8192
 MAX_IN_FLIGHT = 2  # one is read, the next is made ready
@@ -69,7 +67,9 @@ class HfEngine:
             **_on_device(inputs, self._device),
             **_sampling(request),
             max_new_tokens=self._max_new_tokens(request, length),
-            logits_processor=[NGramGuardProcessor(self._rule(request), length)],
+            logits_processor=[
+                NGramGuardProcessor(serving_rule(self._vocabulary, request.guard), length)
+            ],
             eos_token_id=eos,
             pad_token_id=eos,
         )[0, length:].tolist()
@@ -85,13 +85,6 @@ class HfEngine:
         if room < 1:
             raise EngineError(f"the prompt has {prompt_length} tokens, which leaves no room")
         return min(room, request.max_tokens or MAX_NEW_TOKENS)
-
-    def _rule(self, request: Request) -> NGramRule:
-        """The request's rule or the one served by default; table cells may repeat."""
-        cells = frozenset(
-            self._vocabulary[token] for token in TABLE_CELL_TOKENS if token in self._vocabulary
-        )
-        return replace(request.guard or NGramRule(NGRAM_SIZE, WINDOW_SIZE), whitelist=cells)
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()

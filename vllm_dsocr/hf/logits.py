@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from torch import FloatTensor, LongTensor
 from transformers import LogitsProcessor
 
+from vllm_dsocr.config import NGRAM_SIZE, TABLE_CELL_TOKENS, WINDOW_SIZE
 from vllm_dsocr.repetition import NGramGuard, NGramRule
+
+
+def serving_rule(vocabulary: Mapping[str, int], rule: NGramRule | None = None) -> NGramRule:
+    """The rule given, or the one served by default; table cells may repeat."""
+    cells = frozenset(vocabulary[token] for token in TABLE_CELL_TOKENS if token in vocabulary)
+    return replace(rule or NGramRule(NGRAM_SIZE, WINDOW_SIZE), whitelist=cells)
 
 
 class NGramGuardProcessor(LogitsProcessor):

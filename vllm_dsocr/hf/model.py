@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 from transformers.utils import can_return_tuple, logging
 
 from vllm_dsocr.config import IGNORE_INDEX, PageOptions
-from vllm_dsocr.encoder.assembly import build_vision_tower, embed_pages
+from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages, num_passes
 from vllm_dsocr.encoder.clip import Embeddings as ClipEmbeddings
 from vllm_dsocr.encoder.sam import Attention as SamAttention
 from vllm_dsocr.encoder.sam import LayerNorm2d, SamVit
@@ -30,9 +30,11 @@ from vllm_dsocr.hf.generation import PageGenerationMixin
 from vllm_dsocr.hf.infer import infer
 from vllm_dsocr.hf.loss import cross_entropy, lean_cross_entropy, next_tokens
 from vllm_dsocr.hf.moe import DecoderLayer, MoE, Router
+from vllm_dsocr.hf.ranks import missing_passes
 from vllm_dsocr.hf.views import as_rows, page_views, place
 
 logger = logging.get_logger(__name__)
+EMPTY_SIDE = 64  # px; the smallest view that gives an embedding
 
 
 class DeepseekOCRPreTrainedModel(LlamaPreTrainedModel):
@@ -72,6 +74,8 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
             self.layers[index] = DecoderLayer(config, index)
             self.layers[index].mlp = MoE(config)
         build_vision_tower(self, config.vision_sizes)
+        # In the checkpoint, but no pass uses it; DDP would wait for its gradient.
+        self.vision_model.embeddings.patch_embedding.requires_grad_(False)
         self.post_init()
 
     def forward(
@@ -96,15 +100,22 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
         """See DeepseekOCRForCausalLM.forward; with images_alone see place_images."""
         if images_alone:
             return self._placed(images, images_seq_mask, images_spatial_crop)
-        if image_embeds is not None or (images is not None and len(images)):
+        given = image_embeds is None and images is not None and len(images) > 0
+        pages = page_views(images, images_spatial_crop) if given else []
+        missing = 0
+        if image_embeds is None:
+            device = self.image_newline.device
+            missing = missing_passes(self, num_passes(self, pages), device)
+        if image_embeds is not None or given or missing:
             inputs_embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
             input_ids = None
         if image_embeds is not None:
             mask = as_rows(images_seq_mask, inputs_embeds)
             inputs_embeds = torch.where(mask, image_embeds.to(inputs_embeds), inputs_embeds)
-        elif input_ids is None and images is not None and len(images):
-            pages = embed_pages(self, page_views(images, images_spatial_crop))
-            inputs_embeds = place(inputs_embeds, images_seq_mask, pages)
+        elif given:
+            inputs_embeds = place(inputs_embeds, images_seq_mask, embed_pages(self, pages))
+        if missing:
+            inputs_embeds = inputs_embeds + self._empty_work(missing).to(inputs_embeds)
         if position_ids is None and cache_position is not None:
             position_ids = cache_position[None]
         optional = {
@@ -122,6 +133,12 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
             **{name: value for name, value in optional.items() if value is not None},
             **kwargs,
         )
+
+    def _empty_work(self, passes: int) -> Tensor:
+        """Zero, after so many passes through towers and projector; see ranks.py."""
+        view = torch.zeros(3, EMPTY_SIDE, EMPTY_SIDE, dtype=torch.uint8)
+        page = PageViews(view, view[None][:0], 1, 1)
+        return 0 * sum(embed_pages(self, [page])[0].sum() for _ in range(passes))
 
     @torch.no_grad()
     def place_images(

@@ -101,7 +101,8 @@ class MoE(nn.Module):
         counts = chosen.flatten().bincount(minlength=len(self.experts)).tolist()
         groups = x[rows].split(counts)
         pairs = zip(self.experts, groups, strict=True)
-        out = torch.cat([expert(group) for expert, group in pairs if len(group)])
+        # In training those without a token take part too: other ranks wait for their gradients.
+        out = torch.cat([expert(group) for expert, group in pairs if len(group) or self.training])
         out = out * weights.flatten()[order, None]
         return torch.zeros_like(x, dtype=out.dtype).index_add(0, rows, out)
 

@@ -10,9 +10,14 @@ from torch import nn
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from vllm_dsocr.config import IGNORE_INDEX
-from vllm_dsocr.hf.data import PageCollator, PageDataset, read_samples
-from vllm_dsocr.hf.train_settings import SettingsError, settings_from
-from vllm_dsocr.hf.training import PageTrainer, make_trainer
+from vllm_dsocr.hf.training import (
+    PageCollator,
+    PageDataset,
+    PageTrainer,
+    make_trainer,
+    read_samples,
+)
+from vllm_dsocr.hf.training.settings import SettingsError, settings_from
 
 SMOOTHING = 0.1
 EXACT = {"rtol": 1e-5, "atol": 1e-6}
@@ -80,7 +85,7 @@ def test_label_smoothing_is_that_of_the_next_token(
     expected = smoothed_by_hand(logits, batch["labels"])
     trained.lean_loss = lean
     if adapters:
-        from vllm_dsocr.hf.lora import LoraSettings, add_lora
+        from vllm_dsocr.hf.training.lora import LoraSettings, add_lora
 
         trained = add_lora(trained, LoraSettings(rank=2))
     args = arguments(tmp_path, label_smoothing_factor=SMOOTHING)

@@ -18,16 +18,18 @@ from vllm_dsocr.adapter_names import check_adapter
 from vllm_dsocr.cli import main
 from vllm_dsocr.config import OptionError
 from vllm_dsocr.hf import DeepseekOCRForCausalLM
-from vllm_dsocr.hf.data import PageCollator, PageDataset, read_samples
-from vllm_dsocr.hf.lora import LORA_PARTS, load_with_adapter
-from vllm_dsocr.hf.train_settings import SettingsError, settings_from
 from vllm_dsocr.hf.training import (
-    LengthGroups,
+    PageCollator,
+    PageDataset,
     checkpoint_towers,
     freeze,
     part_of,
     read_pages,
+    read_samples,
 )
+from vllm_dsocr.hf.training.lora import LORA_PARTS, load_with_adapter
+from vllm_dsocr.hf.training.settings import SettingsError, settings_from
+from vllm_dsocr.hf.training.trainer import LengthGroups
 
 TEXTS = ("first page", "another", "the third of them", "4", "and the last, the longest")
 TRAINER = {"max_steps": 4, "save_steps": 2, "logging_steps": 1, "learning_rate": 0.003, "seed": 1,

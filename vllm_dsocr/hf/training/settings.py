@@ -1,6 +1,6 @@
 """A YAML file -> TrainSettings, every key checked before anything is loaded.
 
-Knows what may be said, not what it does: see `hf/training.py`.
+Knows what may be said, not what it does: see `run.py`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import yaml
 from transformers import TrainingArguments
 
 from vllm_dsocr.config import OFFICIAL_MODEL, PageOptions
-from vllm_dsocr.hf.lora import LORA_PARTS, LoraSettings
+from vllm_dsocr.hf.training.lora import BASES, LORA_PARTS, LoraSettings
+from vllm_dsocr.hf.training.parts import PARTS
 from vllm_dsocr.page.prompt import TASKS
 
-PARTS = ("vision", "projector", "language")
 # Set by the code that runs the Trainer.
 OWN_ARGUMENTS = ("output_dir", "remove_unused_columns", "prediction_loss_only", "do_train")
 
@@ -31,24 +31,31 @@ class SettingsError(ValueError):
 class TrainSettings:
     """What to train on what, and how.
 
-    data, eval_data: JSONL or folder, see `hf/data.py`.  prompt: of samples without one.
+    data, eval_data: file, folder or data set, see `samples.py`.  prompt: of samples without one.
     page: keys of PAGE_OPTIONS, on top of the checkpoint's.  freeze: parts that stay as they are.
     lora: adapters instead of the weights themselves.
+    rates: learning rates of parts; the others have the Trainer's.
+    early_stopping: end after so many evaluations that are no better than the best.
     max_length: tokens; pages with more are left out.
+    skip_bad: leave out samples that cannot be used.  stream: read data as it is needed.
     eval_pages: how many of eval_data are read for the character error rate.
     trainer: arguments of transformers' TrainingArguments.
     """
 
-    data: Path
+    data: str
     output: Path
     model: str = OFFICIAL_MODEL
-    eval_data: Path | None = None
+    eval_data: str | None = None
     prompt: str = TASKS["free"]
     page: Mapping[str, Any] = field(default_factory=dict)
     freeze: tuple[str, ...] = ()
     lora: LoraSettings | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    early_stopping: int | None = None
     lean_loss: bool = True
     max_length: int | None = None
+    skip_bad: bool = False
+    stream: bool = False
     eval_pages: int = 32
     trainer: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,9 +78,7 @@ def settings_from(values: Any) -> TrainSettings:
     for key, (kinds, what) in _KINDS.items():
         if key in values and type(values[key]) not in kinds:
             raise SettingsError(f"{key} must be {what}, got {values[key]!r}")
-    for key in ("data", "eval_data", "output"):
-        if values.get(key) is not None:
-            values[key] = Path(values[key])
+    values["output"] = Path(values["output"])
     return _checked(values)
 
 
@@ -85,8 +90,11 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "eval_data": ((str, _NULL), "a path"),
     "prompt": ((str,), "a text"),
     "lean_loss": ((bool,), "true or false"),
+    "skip_bad": ((bool,), "true or false"),
+    "stream": ((bool,), "true or false"),
     "max_length": ((int, _NULL), "a number of tokens"),
     "eval_pages": ((int,), "a number of pages"),
+    "early_stopping": ((int, _NULL), "a number of evaluations"),
 }
 
 
@@ -103,11 +111,17 @@ def _checked(values: dict[str, Any]) -> TrainSettings:
         if freeze:
             raise SettingsError("with lora everything else stays as it is: leave freeze out")
         values["lora"] = _lora(values["lora"])
+    values["rates"] = {
+        part: _positive(f"rates.{part}", rate)
+        for part, rate in _mapping("rates", values.get("rates") or {}, set(PARTS)).items()
+    }
     page = values["page"] = values.get("page") or {}
     PageOptions().override(_mapping("page", page, None))  # raises OptionError, a ValueError
     allowed = _names(TrainingArguments) - set(OWN_ARGUMENTS)
     trainer = _mapping("trainer", values.get("trainer") or {}, allowed)
     values["trainer"] = {name: _number(name, value) for name, value in trainer.items()}
+    if values.get("stream") and trainer.get("max_steps", -1) < 1:
+        raise SettingsError("with stream the data has no known length: set trainer.max_steps")
     if trainer.get("greater_is_better") and is_error_rate(trainer.get("metric_for_best_model")):
         raise SettingsError("trainer.greater_is_better is true: the greatest error rate is worst")
     return TrainSettings(**{**values, "freeze": tuple(freeze)})
@@ -125,7 +139,42 @@ def _lora(values: Any) -> LoraSettings:
     dropout = values.get("dropout", 0.0)
     if type(dropout) not in (int, float) or not 0 <= dropout < 1:
         raise SettingsError(f"lora.dropout must be from 0 to below 1, got {dropout!r}")
-    return LoraSettings(**{**values, "parts": tuple(parts)})
+    for key in ("rslora", "dora"):
+        if type(values.get(key, False)) is not bool:
+            raise SettingsError(f"lora.{key} must be true or false, got {values[key]!r}")
+    if values.get("base", BASES[0]) not in BASES:
+        raise SettingsError(f"lora.base must be one of {', '.join(BASES)}, got {values['base']!r}")
+    if not isinstance(values.get("adapter"), (str, _NULL)):
+        raise SettingsError(f"lora.adapter must be a path, got {values['adapter']!r}")
+    return LoraSettings(**{**values, "parts": tuple(parts), **_modules(values)})
+
+
+def _modules(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of modules: a list, or for targets also a pattern; a list becomes a tuple."""
+    target, whole = values.get("target_modules"), values.get("modules_to_save") or []
+    if isinstance(target, list) and _is_list_of_texts(target):
+        target = tuple(target)
+    elif not isinstance(target, (str, _NULL)):
+        raise SettingsError(f"lora.target_modules must be names or a pattern, got {target!r}")
+    if target is not None and "parts" in values:
+        raise SettingsError("lora.target_modules says where adapters go: leave parts out")
+    if not isinstance(whole, list) or not _is_list_of_texts(whole):
+        raise SettingsError(f"lora.modules_to_save must be a list of names, got {whole!r}")
+    return {"target_modules": target, "modules_to_save": tuple(whole)}
+
+
+def _is_list_of_texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _positive(key: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise SettingsError(f"{key} must be a number above 0, got {value!r}")
+    return number
 
 
 def _number(name: str, value: Any) -> Any:

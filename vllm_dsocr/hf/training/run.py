@@ -1,0 +1,99 @@
+"""TrainSettings -> a fine-tuned checkpoint or an adapter: puts the other files together."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+
+from vllm_dsocr.hf.model import DeepseekOCRForCausalLM
+from vllm_dsocr.hf.processing import DeepseekOCRProcessor
+from vllm_dsocr.hf.training.data import PageCollator, PageDataset, PageStream
+from vllm_dsocr.hf.training.lora import add_lora, loading
+from vllm_dsocr.hf.training.parts import PARTS, checkpoint_towers, freeze
+from vllm_dsocr.hf.training.samples import DataError, iter_samples, read_samples
+from vllm_dsocr.hf.training.saving import last_checkpoint, stored_dtype
+from vllm_dsocr.hf.training.settings import SettingsError, TrainSettings
+from vllm_dsocr.hf.training.trainer import PageTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def train(settings: TrainSettings, resume: bool = False) -> dict[str, float]:
+    """Trains and saves into `settings.output`; returns the last metrics.
+
+    resume: go on from the last checkpoint there, where there is one.
+    Raises SettingsError, DataError or OSError before the first step.
+    """
+    last = last_checkpoint(settings.output)
+    if last and not resume:
+        raise SettingsError(f"{settings.output} holds {last}: resume, or choose another output")
+    processor = DeepseekOCRProcessor.from_pretrained(settings.model, **settings.page)
+    trainer = make_trainer(settings, processor)
+    trainer.train(resume_from_checkpoint=last and str(last))
+    metrics = trainer.evaluate() if trainer.eval_dataset else {}
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model()
+    return metrics
+
+
+def make_trainer(settings: TrainSettings, processor: DeepseekOCRProcessor) -> PageTrainer:
+    """Model, data and arguments, put together."""
+    arguments = TrainingArguments(
+        output_dir=str(settings.output),
+        remove_unused_columns=False,
+        prediction_loss_only=True,  # logits of whole pages would fill the memory
+        **{"report_to": "none", **settings.trainer},
+    )
+    data = open_data(settings, processor)
+    held_out = settings.eval_data and _dataset(settings.eval_data, settings, processor)
+    patience = settings.early_stopping
+    set_seed(arguments.seed)  # adapters begin with random weights; the Trainer sets it later
+    return PageTrainer(
+        prepare_model(settings, arguments.gradient_checkpointing),
+        arguments,
+        PageCollator(processor),
+        train_dataset=data,
+        eval_dataset=held_out,
+        processor=processor,
+        read=held_out.samples[: settings.eval_pages] if held_out else (),
+        dtype=stored_dtype(settings.model),
+        rates=settings.rates,
+        callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+    )
+
+
+def open_data(settings: TrainSettings, processor: DeepseekOCRProcessor) -> PageDataset | PageStream:
+    """The samples to train on: all of them as ids, or one by one where they are streamed."""
+    if settings.stream:
+        source = partial(iter_samples, settings.data, settings.prompt)
+        return PageStream(source, processor, settings.max_length)
+    return _dataset(settings.data, settings, processor)
+
+
+def _dataset(path: str, settings: TrainSettings, processor: DeepseekOCRProcessor) -> PageDataset:
+    samples = read_samples(path, settings.prompt)
+    dataset = PageDataset(samples, processor, settings.max_length, settings.skip_bad)
+    logger.warning("%s: %s", path, dataset.kept)
+    if not len(dataset):
+        raise DataError(f"{path}: nothing to train on: {dataset.kept}")
+    return dataset
+
+
+def prepare_model(settings: TrainSettings, checkpointing: bool) -> nn.Module:
+    """The checkpoint in fp32, parts frozen; or in the base's precision with adapters added.
+
+    Mixed precision is the Trainer's.
+    """
+    lora = settings.lora
+    how = loading(lora) if lora else {"dtype": torch.float32}
+    model = DeepseekOCRForCausalLM.from_pretrained(settings.model, **how)
+    model.lean_loss = settings.lean_loss
+    freeze(model, settings.freeze if lora is None else PARTS)
+    if checkpointing:
+        checkpoint_towers(model)
+    return add_lora(model, lora) if lora else model
