@@ -20,7 +20,7 @@ from vllm_dsocr.hf.training import PageCollator, PageDataset, checkpoint_towers,
 from vllm_dsocr.hf.training.saving import save_checkpoint
 
 OPTIONS = {"base_size": 128, "image_size": 64, "crop_mode": True}
-RATE = 1e-3
+RATE = 1e-4
 
 
 def loaded(path):
