@@ -31,6 +31,8 @@ EXTRAS = {
         "pyyaml>=6",
         "matplotlib>=3.9",
     ],
+    "data": ["datasets>=4"],
+    "qlora": ["bitsandbytes>=0.48"],
     "docling": ["docling-core>=2.50"],
     "flash": ["flash-attn>=2.7"],
     "dev": [
