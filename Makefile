@@ -12,7 +12,7 @@ SOURCES ?= 0.33.0
 BENCHMARKS := preprocess encoder prefill guard serving batch loss_memory
 LOCKS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
 
-.PHONY: help setup demo serve test test-slow test-transformers lint parity soak bench bench-gpu finetune-reader compat vllm-api clean
+.PHONY: help setup demo serve test test-slow test-train test-transformers lint parity soak bench bench-gpu finetune-reader compat vllm-api clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +53,10 @@ test-slow: setup  ## what `make test` leaves out
 
 test-transformers: setup  ## transformers' own model tests from CHECKOUT=DIR of its repository
 	TRANSFORMERS_CHECKOUT=$(abspath $(CHECKOUT)) $(BIN)/python -m pytest -o addopts="-q --import-mode=importlib" tests/transformers_suite
+
+test-train: setup  ## the training tests with data sets, bitsandbytes and TRL, which it installs
+	$(PIP) --no-deps -r requirements/train-extra.txt
+	$(BIN)/python -m pytest tests/hf/training
 
 bench: setup  ## every benchmark of speed and memory; each ends with one line of JSON
 	@for f in $(BENCHMARKS); do echo "== $$f"; $(BIN)/python -m benchmarks.$$f || exit 1; done

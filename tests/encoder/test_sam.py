@@ -40,3 +40,11 @@ def test_gradients_reach_every_parameter():
         torch.nn.init.normal_(parameter, std=0.1)
     model(torch.randn(1, 3, 128, 128)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_windows_keep_the_precision_of_autocast():
+    from vllm_dsocr.encoder.windows import to_windows
+
+    windows = to_windows(torch.zeros(1, 5, 5, 4, dtype=torch.bfloat16), 2, torch.ones(4))
+    assert windows.dtype == torch.bfloat16 and windows.shape == (9, 2, 2, 4)
+    assert (windows[-1, 1, 1] == 1).all()

@@ -21,7 +21,7 @@ def to_windows(x: Tensor, window: int, fill: Tensor) -> Tensor:
 
 def _pad(x: Tensor, pad: int, fill: Tensor) -> Tensor:
     count, side, _, width = x.shape
-    padded = fill.expand(count, side + pad, side + pad, width).clone()
+    padded = fill.to(x.dtype).expand(count, side + pad, side + pad, width).clone()
     padded[:, :side, :side] = x
     return padded
 

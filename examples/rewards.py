@@ -1,0 +1,49 @@
+"""Reward functions for TRL's GRPOTrainer, made of this package's scores.
+
+    GRPOTrainer(model, reward_funcs=[text_reward, layout_reward, end_reward], ...)
+
+Each takes the completions and the data set's columns as TRL passes them, here `answer`, the truth,
+and gives a number from 0 to 1 for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vllm_dsocr.config import DET_OPEN
+from vllm_dsocr.document.grounding import parse_blocks
+from vllm_dsocr.metrics import normalised_distance
+
+Completion = str | list[dict[str, str]]
+
+
+def text_reward(
+    completions: Sequence[Completion], answer: Sequence[str], **columns: Any
+) -> list[float]:
+    """1 for the truth, 0 for a text that has nothing of it."""
+    pairs = zip(map(said, completions), answer, strict=True)
+    return [1 - normalised_distance(text, truth) for text, truth in pairs]
+
+
+def layout_reward(completions: Sequence[Completion], **columns: Any) -> list[float]:
+    """The share of grounding tags that can be read back; 1 where there are none."""
+    shares = []
+    for text in map(said, completions):
+        tags = text.count(DET_OPEN)
+        good = sum(block.label is not None for block in parse_blocks(text))
+        shares.append(good / tags if tags else 1.0)
+    return shares
+
+
+def end_reward(
+    completions: Sequence[Completion], answer: Sequence[str], **columns: Any
+) -> list[float]:
+    """1 up to the length of the truth, falling to 0 at twice that: what goes round in circles."""
+    pairs = zip(map(said, completions), answer, strict=True)
+    return [min(1.0, max(0.0, 2 - len(text) / max(1, len(truth)))) for text, truth in pairs]
+
+
+def said(completion: Completion) -> str:
+    """The text of a completion, which TRL gives as a text or as messages."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]

@@ -1,0 +1,88 @@
+"""TRL's trainers on this model: the same loss as ours, from our batches and from theirs."""
+
+import copy
+import json
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+trl = pytest.importorskip("trl")
+datasets = pytest.importorskip("datasets")
+
+from examples.rewards import end_reward, layout_reward, text_reward  # noqa: E402
+from vllm_dsocr.hf.training import PageCollator, PageDataset, read_samples  # noqa: E402
+
+LINES = [{"image": f"{number}.png", "answer": "abc " * (number + 1)} for number in range(2)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    for line in LINES:
+        image = Image.new("RGB", (80, 50), "white")
+        ImageDraw.Draw(image).text((5, 5), line["answer"], fill="black")
+        image.save(tmp_path / line["image"])
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, LINES)))
+    return tmp_path / "data.jsonl"
+
+
+def arguments(folder, **more):
+    return trl.SFTConfig(
+        output_dir=str(folder / "out"), max_steps=2, per_device_train_batch_size=2, use_cpu=True,
+        report_to="none", disable_tqdm=True, save_strategy="no", learning_rate=1e-3, bf16=False,
+        logging_steps=1, max_length=None, remove_unused_columns=False, optim="sgd",
+        gradient_checkpointing=False, lr_scheduler_type="constant", **more,
+    )  # fmt: skip
+
+
+def logged(trainer):
+    trainer.train()
+    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+def test_sft_on_our_batches_and_on_theirs_has_our_loss(data, tmp_path, model, processor):
+    dataset = PageDataset(read_samples(data), processor)
+    batch = PageCollator(processor)([dataset[0], dataset[1]])
+    with torch.no_grad():
+        expected = model.train()(**batch, use_cache=False).loss.item()
+    model.eval()
+    ours = trl.SFTTrainer(
+        copy.deepcopy(model),
+        arguments(tmp_path, dataset_kwargs={"skip_prepare_dataset": True}),
+        PageCollator(processor),
+        dataset,
+        processing_class=processor,
+    )
+    losses = logged(ours)
+    assert losses[0] == pytest.approx(expected, rel=1e-4) and losses[1] < losses[0]
+
+
+def test_grpo_runs_with_rewards_of_our_scores(tmp_path, model, processor):
+    """Text alone: TRL passes on pictures only under names it knows."""
+    rows = {"prompt": ["Say abc.", "Say b."], "answer": ["abc", "b"]}
+    args = trl.GRPOConfig(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=2, num_generations=2,
+        max_completion_length=4, use_cpu=True, report_to="none", disable_tqdm=True, bf16=False,
+        save_strategy="no", logging_steps=1, gradient_checkpointing=False, learning_rate=1e-3,
+    )  # fmt: skip
+    trainer = trl.GRPOTrainer(
+        copy.deepcopy(model),
+        [text_reward, end_reward],
+        args,
+        datasets.Dataset.from_dict(rows),
+        processing_class=processor.tokenizer,
+    )
+    trainer.train()
+    (line,) = [line for line in trainer.state.log_history if "reward" in line]
+    rewards = [line[f"rewards/{name}/mean"] for name in ("text_reward", "end_reward")]
+    assert line["reward"] == pytest.approx(sum(rewards))
+    assert all(0 <= reward <= 1 for reward in rewards)
+
+
+def test_rewards_are_those_of_the_scores():
+    truth = "<|ref|>text<|/ref|><|det|>[[0, 1, 5, 9]]<|/det|>\nabc"
+    broken = truth.replace("9]]", "9999]]")
+    texts = [truth, broken, [{"role": "assistant", "content": "x" * 3 * len(truth)}]]
+    assert text_reward(texts, [truth] * 3) == pytest.approx([1, 1 - 3 / len(broken), 0], abs=0.02)
+    assert layout_reward(texts) == [1, 0, 1]
+    assert end_reward(texts, [truth] * 3) == pytest.approx([1, 1, 0], abs=0.1)
