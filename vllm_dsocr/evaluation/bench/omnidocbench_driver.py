@@ -12,7 +12,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+Page = dict[str, Any]
 
 KINDS = {
     "text_block": "text",
@@ -26,7 +30,7 @@ KINDS = {
 NO_TEXT = ("figure", "abandon")
 
 
-def truth(page: dict) -> dict:
+def truth(page: Page) -> Page:
     """A page in the package's form: blocks in reading order, and which are one paragraph."""
     blocks = [b for b in page["layout_dets"] if not _is_textless(b)]
     blocks.sort(key=lambda block: (block.get("order") is None, block.get("order") or 0))
@@ -41,11 +45,11 @@ def truth(page: dict) -> dict:
     return {"blocks": [_block(block) for block in blocks], "relations": relations}
 
 
-def _is_textless(block: dict) -> bool:
+def _is_textless(block: Page) -> bool:
     return block["category_type"] in NO_TEXT or block["category_type"].endswith("_mask")
 
 
-def _block(block: dict) -> dict:
+def _block(block: Page) -> Page:
     kind = KINDS.get(block["category_type"], block["category_type"])
     content = block.get("html") or block.get("text") or block.get("latex") or ""
     return {"type": kind, "category_type": kind, "content": content, "attribute": {}}
@@ -66,7 +70,7 @@ def main(file: str, folder: str) -> None:
     print(json.dumps(summary(results)))
 
 
-def summary(results: list[dict]) -> dict:
+def summary(results: list[Page]) -> Page:
     """Edits are means over pages, TEDS over tables."""
     tables = [one for result in results for one in result["table"]["sections"]]
     return {
@@ -80,7 +84,7 @@ def summary(results: list[dict]) -> dict:
     }
 
 
-def _mean(values) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     there = [value for value in values if value is not None]
     return sum(there) / len(there) if there else None
 
