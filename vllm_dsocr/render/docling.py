@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 
 try:
-    from docling_core.types.doc import (
+    from docling_core.types.doc import (  # type: ignore[attr-defined]  # it names no __all__
         BoundingBox,
         ContentLayer,
         DocItemLabel,
@@ -187,6 +187,7 @@ def _origin(document: FinishedDocument) -> DocumentOrigin | None:
 
 def _image(data_of: Callable[[Figure], bytes], figure: Figure) -> ImageRef | None:
     from PIL import Image
+    from pydantic import AnyUrl
 
     try:
         data = data_of(figure)
@@ -195,7 +196,7 @@ def _image(data_of: Callable[[Figure], bytes], figure: Figure) -> ImageRef | Non
     except OSError:
         return None
     url = f"data:{FIGURE_MEDIA_TYPE};base64,{base64.b64encode(data).decode()}"
-    return ImageRef(mimetype=FIGURE_MEDIA_TYPE, dpi=_FIGURE_DPI, size=size, uri=url)
+    return ImageRef(mimetype=FIGURE_MEDIA_TYPE, dpi=_FIGURE_DPI, size=size, uri=AnyUrl(url))
 
 
 def _table_data(table: Table) -> TableData:

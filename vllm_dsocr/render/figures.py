@@ -14,6 +14,8 @@ from vllm_dsocr.document.blocks import Block, Figure, Page
 from vllm_dsocr.document.unicode import utf8
 from vllm_dsocr.render.colors import label_color
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 _FILL_ALPHA = 26
 _JPEG_QUALITY = 80
 _LONGEST_NAME = 40
@@ -52,7 +54,10 @@ def jpeg_bytes(image: Image.Image, quality: int = _JPEG_QUALITY) -> bytes:
 
 
 def _draw_block(
-    draw: ImageDraw.ImageDraw, block: Block, size: tuple[int, int], font: ImageFont.FreeTypeFont
+    draw: ImageDraw.ImageDraw,
+    block: Block,
+    size: tuple[int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
     color = label_color(block.label or "")
     name = _name(block.label or "")

@@ -40,8 +40,8 @@ def _page_texts(document: FinishedDocument) -> Iterator[tuple[Page, str]]:
             yield page, re.sub(r"\n\s*\n", "\n\n", page_markdown(page, document.link)).strip()
         return
     pages: Iterable[PageParts] = parts_of(document.pages(), options.furniture)
-    for page in joined(pages) if options.join_pages else pages:
-        yield page.page, parts_markdown(page.parts, document.link, options)
+    for held in joined(pages) if options.join_pages else pages:
+        yield held.page, parts_markdown(held.parts, document.link, options)
 
 
 def parts_markdown(

@@ -141,4 +141,5 @@ def _sfnt(tables: dict[bytes, bytes]) -> bytes:
 
 def _checksum(parts: Iterable[bytes]) -> int:
     data = b"".join(parts)
-    return sum(struct.unpack(f">{len(data) // 4}I", data)) & 0xFFFFFFFF
+    words: tuple[int, ...] = struct.unpack(f">{len(data) // 4}I", data)
+    return sum(words) & 0xFFFFFFFF

@@ -92,8 +92,9 @@ def _add_layer(
 def _frame(target: pikepdf.Page) -> PdfFrame:
     """How the page of the file is displayed."""
     crop, media = (_rectangle(box) for box in (target.cropbox, target.mediabox))
-    shown = *map(max, crop[:2], media[:2]), *map(min, crop[2:], media[2:])
-    return PdfFrame(tuple(shown), int(_inherited(target, "/Rotate") or 0) % 360)
+    left, bottom = max(crop[0], media[0]), max(crop[1], media[1])
+    right, top = min(crop[2], media[2]), min(crop[3], media[3])
+    return PdfFrame((left, bottom, right, top), int(_inherited(target, "/Rotate") or 0) % 360)
 
 
 def _rectangle(box: pikepdf.Object) -> tuple[float, ...]:
@@ -111,7 +112,8 @@ def _with_font(target: pikepdf.Page, font: pikepdf.Object) -> pikepdf.Object:
 
 
 def _inherited(target: pikepdf.Page, name: str) -> pikepdf.Object | None:
-    node, depth = target.obj, 0
+    node: pikepdf.Object | None = target.obj
+    depth = 0
     while node is not None and depth < 64:
         if name in node:
             return node[name]
