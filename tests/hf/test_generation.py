@@ -53,6 +53,7 @@ def test_a_prompt_read_in_chunks_keeps_its_images(model, inputs, expected, size,
     [
         {"use_cache": False},
         {"cache_implementation": "static"},
+        {"cache_implementation": "static", "prefill_chunk_size": 20},
         {"num_beams": 1, "num_return_sequences": 1},
         {"return_dict_in_generate": False, "output_scores": True},
     ],
@@ -100,6 +101,13 @@ def test_beams_score_what_they_saw(model, processor, inputs):
     for row, answer in enumerate(answers):
         by_hand = score(model, processor, PROMPTS[row // 2], images[row // 2], answer)
         assert out.sequences_scores[row].item() == pytest.approx(by_hand, abs=1e-3)
+
+
+def test_chunks_and_beams_go_together(model, inputs):
+    beams = {"num_beams": 3, "num_return_sequences": 2}
+    assert generate(model, inputs, **beams, prefill_chunk_size=20) == generate(
+        model, inputs, **beams
+    )
 
 
 def test_several_answers_per_prompt_come_from_its_own_images(model, inputs, expected):
