@@ -183,4 +183,8 @@ def _caches(config: VllmConfig) -> str:
 def _attention(config: VllmConfig) -> str:
     backend = config.attention_config.backend
     decoder = backend.name if backend else "chosen by vLLM at start"
-    return f"decoder {decoder}, {config.model_config.dtype} on {config.device_config.device}"
+    multimodal = config.model_config.multimodal_config
+    named = multimodal.mm_encoder_attn_backend if multimodal else None
+    encoder = named.name if named else "as the device wants it"
+    place = f"{config.model_config.dtype} on {config.device_config.device}"
+    return f"decoder {decoder}; encoder {encoder}; {place}"
