@@ -10,9 +10,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPAT ?= 0.31.0 0.32.0
 SOURCES ?= 0.33.0
 BENCHMARKS := preprocess encoder prefill guard serving batch loss_memory
-LOCKS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
+LOCKS := requirements/torch.txt requirements/cpu.txt requirements/serve.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
 
-.PHONY: help setup demo serve test test-slow test-train test-transformers lint parity soak bench bench-gpu finetune-reader compat vllm-api clean
+.PHONY: help setup demo serve test test-slow test-train test-clients test-transformers lint parity soak bench
+.PHONY: bench-gpu finetune-reader compat vllm-api clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -57,6 +58,10 @@ test-transformers: setup  ## transformers' own model tests from CHECKOUT=DIR of 
 test-train: setup  ## the training tests with data sets, bitsandbytes and TRL, which it installs
 	$(PIP) --no-deps -r requirements/train-extra.txt
 	$(BIN)/python -m pytest tests/hf/training
+
+test-clients: setup  ## the service against larger clients of others, and a fuzzer over its API
+	$(PIP) --no-deps -r requirements/clients.txt
+	$(BIN)/python -m pytest tests/service/test_clients.py tests/service/test_openapi.py
 
 bench: setup  ## every benchmark of speed and memory; each ends with one line of JSON
 	@for f in $(BENCHMARKS); do echo "== $$f"; $(BIN)/python -m benchmarks.$$f || exit 1; done

@@ -19,6 +19,19 @@ EXTRAS = {
     "pdf": ["pypdfium2>=4.30", "pikepdf>=9", "reportlab>=4.2"],
     "heif": ["pillow-heif>=0.22"],
     "client": ["openai>=2", "httpx>=0.27"],
+    "server": [
+        "fastapi>=0.115",
+        "uvicorn[standard]>=0.32",
+        "python-multipart>=0.0.20",
+        "httpx>=0.27",
+        "sqlalchemy>=2.0.36",
+        "fsspec>=2024.10",
+        "pebble>=5.0.7",
+        "prometheus-client>=0.21",
+        "docling-core>=2.50",
+    ],
+    "postgres": ["psycopg[binary]>=3.2"],
+    "s3": ["s3fs>=2024.10"],
     "eval": ["rapidfuzz>=3.9", "apted>=1.0.3", "fuzzysearch>=0.8"],
     "bench": ["rapidfuzz>=3.9", "apted>=1.0.3", "fuzzysearch>=0.8", "olmocr[bench]>=0.4.27"],
     "hf": HF,
@@ -56,6 +69,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vllm_dsocr", "vllm_dsocr.*"]),
+    package_data={"vllm_dsocr.server": ["web/*"]},
     install_requires=[
         "pillow>=11.3",
         "numpy>=2.1",
@@ -72,6 +86,7 @@ setup(
     entry_points={
         "console_scripts": ["dsocr = vllm_dsocr.cli:main"],
         "vllm.general_plugins": ["dsocr = vllm_dsocr:register"],
+        "vllm.endpoint_plugins": ["dsocr_api = vllm_dsocr.plugin.endpoint:OcrEndpoint"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -10,8 +10,9 @@ import pytest
 
 from vllm_dsocr import __version__
 from vllm_dsocr.cli import COMMANDS, main
-from vllm_dsocr.cli.serve import serve_command
+from vllm_dsocr.cli.serve import MIDDLEWARE, allowed_plugins, serve_command
 from vllm_dsocr.config import OFFICIAL_MODEL
+from vllm_dsocr.server.flags import take_flags
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,4 +81,29 @@ def test_serve_has_help_but_passes_every_other_option_on(capsys) -> None:
     ],
 )
 def test_serve_passes_everything_on(arguments: list[str], command: list[str]) -> None:
-    assert serve_command(arguments) == ["vllm", "serve", *command]
+    given = serve_command(arguments)
+    assert given[: len(command) + 2] == ["vllm", "serve", *command]
+    assert given[len(command) + 2 :] == ["--trust-request-mm-kwargs", "--middleware", MIDDLEWARE]
+
+
+def test_serve_adds_no_flag_that_was_given_or_refused() -> None:
+    for flag in ("--trust-request-mm-kwargs", "--no-trust-request-mm-kwargs"):
+        assert serve_command(["m", flag]).count(flag) == 1
+        assert len(serve_command(["m", flag])) == len(serve_command(["m"]))
+
+
+def test_serve_lets_plugins_be_that_would_be_loaded_anyway(monkeypatch) -> None:
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    assert {"dsocr", "dsocr_api", "lora_filesystem_resolver"} <= set(allowed_plugins().split(","))
+    monkeypatch.setenv("VLLM_PLUGINS", "mine,dsocr")
+    assert allowed_plugins() == "mine,dsocr,dsocr_api"
+
+
+def test_settings_of_the_service_are_taken_out_of_the_arguments() -> None:
+    environment, rest = take_flags(
+        ["m", "--ocr-max-pages=7", "--port", "1", "--ocr-data", "x"], "ocr"
+    )
+    assert environment == {"DSOCR_MAX_PAGES": "7", "DSOCR_DATA": "x"}
+    assert rest == ["m", "--port", "1"]
+    with pytest.raises(ValueError, match="max_pages"):
+        take_flags(["--ocr-max-pages", "many"], "ocr")

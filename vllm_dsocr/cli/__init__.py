@@ -40,6 +40,11 @@ COMMANDS = {
     "convert": ("vllm_dsocr.cli.convert:app", "Read files and folders into documents.", DOCUMENTS),
     "view": ("vllm_dsocr.cli.view:app", "Look at converted pages beside their text.", DOCUMENTS),
     "serve": ("vllm_dsocr.cli.serve:app", "Serve a model with vLLM.", SERVING),
+    "gateway": (
+        "vllm_dsocr.cli.gateway:app",
+        "Serve OCR protocols in front of servers.",
+        SERVING,
+    ),
     "doctor": (
         "vllm_dsocr.cli.doctor:app",
         "What will be in force, and what is wrong.",

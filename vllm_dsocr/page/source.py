@@ -52,6 +52,17 @@ def iter_frames(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.
             yield page.copy() if several and page is image else page
 
 
+def count_frames(source: Source) -> int:
+    """How many pages `iter_frames` will give, from headers alone. Raises PageError."""
+    with _identify(source) as image:
+        if image.format != "TIFF":
+            return 1
+        try:
+            return image.n_frames
+        except Exception as error:  # parsers raise nearly anything on damaged headers
+            raise PageError(f"the image is damaged: {error}") from error
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
     """The image in mode RGB, turned as its EXIF orientation says; itself where it already is.
 

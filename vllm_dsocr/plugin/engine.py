@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import vllm
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.protocol import EngineClient
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TextPrompt
 from vllm.outputs import RequestOutput
@@ -94,6 +96,25 @@ class VllmEngine:
             num_text_tokens=len(answer.token_ids),
             num_vision_tokens=list(output.prompt_token_ids or ()).count(self._image_token_id),
         )
+
+
+class ServedEngine(VllmEngine):
+    """The engine that a server of this process has already; it is left running."""
+
+    def __init__(self, client: EngineClient, model: str) -> None:
+        super().__init__(model)
+        self._engine = client
+        self.max_in_flight = client.vllm_config.scheduler_config.max_num_seqs
+
+    async def __aenter__(self) -> ServedEngine:
+        tokenizer = self._engine.get_tokenizer()
+        if inspect.isawaitable(tokenizer):
+            tokenizer = await tokenizer
+        self._image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        return None
 
 
 def _prompt(request: Request) -> TextPrompt:

@@ -1,0 +1,136 @@
+"""Jobs of `/v1/ocr`: they go on without their client and after the server was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.documents import data_url, pdf, png
+
+ROOT = Path(__file__).parents[2]
+# A service of its own process whose engine needs a tenth of a second a page and keeps a list.
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+import uvicorn
+from tests.fake_engine import FakeEngine, grounded
+from vllm_dsocr.server.app import create_app
+from vllm_dsocr.server.settings import Settings
+
+class Slow(FakeEngine):
+    async def complete(self, request):
+        await asyncio.sleep(0.1)
+        with open(sys.argv[2], "a") as log:
+            log.write(f"{request.seed}\\n")
+        return await super().complete(request)
+
+settings = Settings(data=Path(sys.argv[1]), draw_processes=1, lease_seconds=1.0)
+uvicorn.run(create_app(Slow(max_in_flight=2), settings), port=int(sys.argv[3]), log_level="warning")
+"""
+
+
+def document(data: bytes, kind: str = "application/pdf") -> dict:
+    return {"type": "document_url", "document_url": data_url(data, kind)}
+
+
+def ended(url: str, job_id: str, seconds: float = 60) -> dict:
+    deadline = time.monotonic() + seconds
+    job = httpx.get(f"{url}/v1/ocr/jobs/{job_id}", params={"wait": 5}, timeout=30).json()
+    while job["status"] in ("pending", "started") and time.monotonic() < deadline:
+        job = httpx.get(f"{url}/v1/ocr/jobs/{job_id}", params={"wait": 5}, timeout=30).json()
+    return job
+
+
+def test_a_job_is_started_asked_after_and_forgotten(service):
+    body = {"document": document(pdf(3, (150, 190)))}
+    started = httpx.post(f"{service.url}/v1/ocr/jobs", json=body, timeout=60)
+    assert started.status_code == 202
+    job = ended(service.url, started.json()["id"])
+    assert job["status"] == "success" and job["pages_done"] == job["pages_total"] == 3
+    url = f"{service.url}/v1/ocr/jobs/{job['id']}"
+    assert len(httpx.get(f"{url}/result").json()["pages"]) == 3
+    assert job["id"] in [j["id"] for j in httpx.get(f"{service.url}/v1/ocr/jobs").json()["data"]]
+    assert httpx.delete(url).status_code == 200
+    assert httpx.get(url).status_code == 404
+
+
+def test_a_job_that_cannot_be_done_says_why(service):
+    body = {"document": document(b"no PDF at all")}
+    job = httpx.post(f"{service.url}/v1/ocr/jobs", json=body, timeout=60).json()
+    job = ended(service.url, job["id"])
+    assert job["status"] == "failure" and "image" in job["error"]
+    answer = httpx.get(f"{service.url}/v1/ocr/jobs/{job['id']}/result")
+    assert answer.status_code == 422 and "image" in answer.json()["message"]
+
+
+def test_webhooks_go_to_named_hosts_only(service):
+    body = {"document": document(png(), "image/png"), "webhook": "http://127.0.0.1:9/x"}
+    assert httpx.post(f"{service.url}/v1/ocr/jobs", json=body).status_code == 400
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Starts, kills and starts again one service on one port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, log = f"http://127.0.0.1:{port}", tmp_path / "read.txt"
+    running: list[subprocess.Popen] = []
+
+    def start() -> str:
+        command = [sys.executable, "-c", SERVER, str(tmp_path / "data"), str(log), str(port)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        running.append(subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True))
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                httpx.get(f"{url}/readyz").raise_for_status()
+                return url
+            except httpx.HTTPError:
+                assert running[-1].poll() is None, "the service did not start"
+                time.sleep(0.1)
+        raise AssertionError("the service did not start in time")
+
+    def kill(how: signal.Signals = signal.SIGKILL) -> None:
+        if how == signal.SIGKILL:
+            os.killpg(running[-1].pid, how)
+        else:
+            running[-1].send_signal(how)
+        running[-1].wait(30)
+
+    start.kill, start.log = kill, log
+    yield start
+    kill()
+
+
+@pytest.mark.parametrize("after", [0, 2, 6])
+def test_a_killed_server_goes_on_where_it_was(server, after):
+    url = server()
+    body = {"document": document(pdf(8))}
+    job = httpx.post(f"{url}/v1/ocr/jobs", json=body, timeout=60).json()
+    while after and (not server.log.exists() or len(server.log.read_text().split()) < after):
+        time.sleep(0.02)
+    server.kill()
+    url = server()
+    assert ended(url, job["id"])["status"] == "success"
+    answer = httpx.get(f"{url}/v1/ocr/jobs/{job['id']}/result").json()
+    assert [page["index"] for page in answer["pages"]] == list(range(8))
+    assert {page["status"] for page in answer["pages"]} == {"ok"}
+    # Pages that were in flight are read again, finished ones are not.
+    assert len(server.log.read_text().split()) <= 8 + 2
+
+
+def test_a_server_that_is_stopped_leaves_its_jobs_to_the_next_at_once(server):
+    url = server()
+    job = httpx.post(f"{url}/v1/ocr/jobs", json={"document": document(pdf(8))}, timeout=60).json()
+    server.kill(signal.SIGTERM)
+    url = server()
+    assert ended(url, job["id"])["status"] == "success"

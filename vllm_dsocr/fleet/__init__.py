@@ -1,0 +1,1 @@
+"""More than one engine: which of several servers reads the next page."""

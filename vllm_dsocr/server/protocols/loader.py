@@ -1,0 +1,47 @@
+"""Open WebUI's external document loader: `PUT /process`, raw bytes in, one text a page out."""
+
+from __future__ import annotations
+
+import mimetypes
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+from fastapi import APIRouter, Depends, Request
+
+from vllm_dsocr.server.auth import owner
+from vllm_dsocr.server.protocols.mistral_answer import AnswerOptions, page_answer
+from vllm_dsocr.server.routes import OcrRoute, service_of, until_disconnect
+
+router = APIRouter(tags=["loader"], route_class=OcrRoute)
+
+
+@router.put("/process")
+async def process(request: Request, owner: Annotated[str, Depends(owner)]) -> list[dict[str, Any]]:
+    """Reads the body; its name is in `X-Filename`, its type in `Content-Type`."""
+    service = service_of(request)
+    data = await request.body()
+    name = unquote(request.headers.get("x-filename", "")) or _name(request)
+    async with service.place():
+        file = await service.store(owner, name, data)
+        document = await until_disconnect(request, service.read(file, service.read_settings()))
+    options = AnswerOptions()
+    return [
+        {
+            "page_content": page_answer(page, options, document.figure, 0)["markdown"],
+            "metadata": {
+                "source": file.name,
+                "page": page.number - 1,
+                "page_label": str(page.number),
+                "total_pages": len(document.pages),
+                "status": page.status,
+                "model": service.model,
+                **({"reason": page.reason} if page.reason else {}),
+            },
+        }
+        for page in document.pages
+    ]
+
+
+def _name(request: Request) -> str:
+    media_type = request.headers.get("content-type", "").partition(";")[0]
+    return f"document{mimetypes.guess_extension(media_type) or ''}"

@@ -1,0 +1,179 @@
+"""A read document -> the answer of Mistral's `/v1/ocr`. Knows nothing of requests or storage."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from vllm_dsocr.document.blocks import Box, Figure, Page
+from vllm_dsocr.document.parts import Kind, Part, page_parts
+from vllm_dsocr.render.finished import RenderOptions
+from vllm_dsocr.render.markdown import part_markdown, parts_markdown
+
+TableFormat = Literal["markdown", "html"]
+HEADERS = frozenset({"header", "page_header"})  # what else is furniture stands at the foot
+
+# What a part of a page is called there; the rest is text.
+_TYPES: dict[Kind, str] = {
+    "heading": "title",
+    "formula": "equation",
+    "list": "list",
+    "table": "table",
+    "figure": "image",
+    "caption": "caption",
+    "code": "code",
+}
+_TYPES_OF_LABELS = {"reference": "references", "aside_text": "aside_text", "signature": "signature"}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """What a request wants to see of each page."""
+
+    include_image_base64: bool = False
+    image_limit: int | None = None
+    image_min_size: int | None = None
+    table_format: TableFormat | None = None
+    extract_header: bool = False
+    extract_footer: bool = False
+    include_blocks: bool = False
+
+    @property
+    def rendering(self) -> RenderOptions:
+        return RenderOptions(tables=self.table_format or "html")
+
+
+def page_answer(
+    page: Page, options: AnswerOptions, figure: Callable[[Figure], bytes], dpi: float
+) -> dict[str, Any]:
+    """One element of `pages`; `status` and `reason` are ours."""
+    parts = page_parts(page)
+    figures = shown_figures(page, options)
+    names = {item: f"img-{place}.png" for place, item in enumerate(figures)}
+    tables = _tables(parts, options)
+    answer: dict[str, Any] = {
+        "index": page.number - 1,
+        "markdown": _markdown(parts, names, tables, options),
+        "images": [_image(page, item, names, options, figure) for item in figures],
+        "dimensions": {"dpi": round(dpi), "height": page.height, "width": page.width},
+        "header": _furniture(parts, True) if options.extract_header else None,
+        "footer": _furniture(parts, False) if options.extract_footer else None,
+        "hyperlinks": [],
+        "tables": list(tables.values()),
+        "status": page.status,
+        "reason": page.reason,
+    }
+    if options.include_blocks:
+        answer["blocks"] = list(_blocks(page, parts, names, tables))
+    return answer
+
+
+def _markdown(
+    parts: Sequence[Part],
+    names: dict[Figure, str],
+    tables: dict[int, dict[str, str]],
+    options: AnswerOptions,
+) -> str:
+    """Without what was taken out: links where tables stood, figures that are shown only."""
+    kept = []
+    for place, part in enumerate(parts):
+        if place in tables:
+            name = tables[place]["id"]
+            part = Part("text", part.block, f"[{name}]({name})", part.label, part.boxes)
+        elif part.figures:
+            part = replace(part, figures=tuple(f for f in part.figures if f in names))
+        if not _is_taken_out(part, options):
+            kept.append(part)
+    return parts_markdown(kept, names.__getitem__, options.rendering)
+
+
+def _is_taken_out(part: Part, options: AnswerOptions) -> bool:
+    if part.kind != "furniture":
+        return False
+    return options.extract_header if part.label in HEADERS else options.extract_footer
+
+
+def shown_figures(page: Page, options: AnswerOptions) -> Sequence[Figure]:
+    """The page's figures that are large enough, as many as were asked for."""
+    least = options.image_min_size or 0
+    figures = []
+    for figure in page.figures:
+        left, top, right, bottom = figure.box.pixels(page.width, page.height)
+        if min(right - left, bottom - top) >= least:
+            figures.append(figure)
+    return figures if options.image_limit is None else figures[: options.image_limit]
+
+
+def _tables(parts: Sequence[Part], options: AnswerOptions) -> dict[int, dict[str, str]]:
+    """The tables that stand apart, by their place among the parts."""
+    if options.table_format is None:
+        return {}
+    suffix = {"markdown": "md", "html": "html"}[options.table_format]
+    tables: dict[int, dict[str, str]] = {}
+    for place, part in enumerate(parts):
+        if part.table is not None:
+            content = part_markdown(part, lambda _: "", options.rendering)
+            name = f"tbl-{len(tables)}.{suffix}"
+            tables[place] = {"id": name, "content": content, "format": options.table_format}
+    return tables
+
+
+def _image(
+    page: Page,
+    item: Figure,
+    names: dict[Figure, str],
+    options: AnswerOptions,
+    figure: Callable[[Figure], bytes],
+) -> dict[str, Any]:
+    encoded = None
+    if options.include_image_base64:
+        encoded = f"data:image/png;base64,{base64.b64encode(figure(item)).decode()}"
+    return {"id": names[item], **_corners(page, item.box), "image_base64": encoded}
+
+
+def _corners(page: Page, box: Box) -> dict[str, int]:
+    left, top, right, bottom = box.pixels(page.width, page.height)
+    return {
+        "top_left_x": left,
+        "top_left_y": top,
+        "bottom_right_x": right,
+        "bottom_right_y": bottom,
+    }
+
+
+def _furniture(parts: Sequence[Part], at_head: bool) -> str | None:
+    texts = [
+        part.text.strip()
+        for part in parts
+        if part.kind == "furniture" and (part.label in HEADERS) == at_head
+    ]
+    return "\n".join(texts) or None
+
+
+def _blocks(
+    page: Page,
+    parts: Sequence[Part],
+    names: dict[Figure, str],
+    tables: dict[int, dict[str, str]],
+) -> list[dict[str, Any]]:
+    """Every box of every part that has one, in reading order."""
+    answers = []
+    for place, part in enumerate(parts):
+        content = part.caption or "" if part.figures else part_markdown(part, lambda _: "")
+        figures = {figure.box: figure for figure in part.figures}
+        for box in part.boxes:
+            answer = {"type": _type(part), **_corners(page, box), "content": content}
+            if part.figures:
+                answer["image_id"] = names.get(figures[box], "") if box in figures else ""
+            elif place in tables:
+                answer["table_id"] = tables[place]["id"]
+            answers.append(answer)
+    return answers
+
+
+def _type(part: Part) -> str:
+    if part.kind == "furniture":
+        return "header" if part.label in HEADERS else "footer"
+    return _TYPES.get(part.kind) or _TYPES_OF_LABELS.get(part.label or "", "text")

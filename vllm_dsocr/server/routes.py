@@ -1,0 +1,168 @@
+"""What holds for every route of ours, in whichever application it is mounted.
+
+The client is known, the body is bounded, a refusal is one sentence with a request id, an accident
+is a 500 that says nothing of this machine, and who hangs up stops what was done for him.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
+
+from vllm_dsocr.page.prompt import PromptError
+from vllm_dsocr.server.auth import owner_of
+from vllm_dsocr.server.errors import ApiError, bad_request, engine_gone, too_large
+from vllm_dsocr.server.service import Service
+from vllm_dsocr.server.work.jobs import Jobs
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_CLIENT_CLOSED_REQUEST = 499
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_BODY_SLACK = 1 << 20  # what surrounds a file in a body
+
+
+def service_of(request: Request) -> Service:
+    """The application's service. Raises ApiError 503 where no model of ours is served."""
+    service: Service | None = getattr(request.app.state, "dsocr_service", None)
+    if service is None:
+        raise engine_gone()
+    return service
+
+
+def jobs_of(request: Request) -> Jobs:
+    """The application's jobs."""
+    jobs: Jobs = request.app.state.dsocr_jobs
+    return jobs
+
+
+class OcrRoute(APIRoute):
+    """A route of this service."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            request_id = _request_id(request)
+            try:
+                service = service_of(request)
+                request.scope["dsocr_owner"] = owner_of(request, service.settings.api_keys)
+                limit = body_limit(service.settings.max_file_bytes)
+                _check_length(request, limit)
+                answer = await handle(Request(request.scope, _bounded(request.receive, limit)))
+            except Exception as error:
+                answer = error_response(error, request_id)
+            answer.headers["X-Request-Id"] = request_id
+            _count(request, self.path_format, answer.status_code)
+            return answer
+
+        return handler
+
+
+def _count(request: Request, route: str, status: int) -> None:
+    service: Service | None = getattr(request.app.state, "dsocr_service", None)
+    if service is not None:
+        service.metrics.requests.labels(route, str(status)).inc()
+
+
+def body_limit(max_file_bytes: int) -> int:
+    """A body may be a file in base64 and what stands around it."""
+    return max_file_bytes * 4 // 3 + _BODY_SLACK
+
+
+def error_response(error: Exception, request_id: str) -> Response:
+    """The answer to a request that went wrong."""
+    known = _as_api_error(error)
+    if known is None:
+        logger.exception("request %s failed", request_id, exc_info=error)
+        known = ApiError(500, "the server made a mistake; its log says more")
+    detail: Any = known.sentence
+    if isinstance(error, RequestValidationError):
+        detail = [_validation(item) for item in error.errors()]
+    elif known.status == 422:
+        detail = [
+            {
+                "loc": ["body", *filter(None, [known.where])],
+                "msg": known.sentence,
+                "type": "value_error",
+            }
+        ]
+    body = {"detail": detail, "message": known.sentence, "request_id": request_id}
+    return JSONResponse(body, known.status, headers=known.headers)
+
+
+def _as_api_error(error: Exception) -> ApiError | None:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestValidationError):
+        first = _validation(error.errors()[0])
+        place = ".".join(str(part) for part in first["loc"])
+        return ApiError(422, f"{place}: {first['msg']}")
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, str(error.detail), error.headers)
+    if isinstance(error, PromptError):
+        return bad_request(str(error))
+    return None
+
+
+def _validation(item: dict[str, Any]) -> dict[str, Any]:
+    """Without the input, which may be a whole file."""
+    return {"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]}
+
+
+def _request_id(request: Request) -> str:
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _check_length(request: Request, limit: int) -> None:
+    length = request.headers.get("content-length", "0")
+    if length.isascii() and length.isdecimal() and int(length) > limit:
+        raise too_large(f"the request is larger than {limit:,} bytes")
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    size = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise too_large(f"the request is larger than {limit:,} bytes")
+        return message
+
+    return receive_bounded
+
+
+async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
+    """What the work comes to; it is cancelled when the client hangs up. The body must be read."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ApiError(_CLIENT_CLOSED_REQUEST, "the client has hung up")
+    finally:
+        watch.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,169 @@
+"""What every protocol stands on: store a document, read it, run it as a job.
+
+One object for one server, made by `create_app`, entered when the server starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from vllm_dsocr.engine import Engine
+from vllm_dsocr.pipeline.settings import ReadSettings
+from vllm_dsocr.server.errors import ApiError, busy, not_found, too_large, unreadable
+from vllm_dsocr.server.metrics import Metrics
+from vllm_dsocr.server.settings import Settings
+from vllm_dsocr.server.storage.blobs import Blobs
+from vllm_dsocr.server.storage.database import Database
+from vllm_dsocr.server.storage.tables import StoredFile
+from vllm_dsocr.server.work.drawing import Drawing
+from vllm_dsocr.server.work.fetching import Fetcher
+from vllm_dsocr.server.work.gate import FairGate
+from vllm_dsocr.server.work.reading import (
+    FigureReader,
+    OnPage,
+    ReadDocument,
+    Reading,
+    Stored,
+    file_key,
+)
+
+MAX_NAME = 255  # characters of a file's name that are kept
+
+
+class Service:
+    """Documents in, read documents out, for every protocol alike."""
+
+    def __init__(self, engine: Engine, settings: Settings, registry: CollectorRegistry) -> None:
+        self.engine = engine
+        self.settings = settings
+        settings.data.mkdir(parents=True, exist_ok=True)
+        self.database = Database(settings.database_url())
+        self.blobs = Blobs(settings.storage_url())
+        self.fetcher = Fetcher(
+            settings.allow_hosts, settings.private_hosts, settings.max_file_bytes
+        )
+        self.gate = FairGate(1, 1)  # sized when the engine is there
+        self.metrics = Metrics(registry, self.gate, self._num_ready)
+        self._documents = 0
+        self.is_open = False
+
+    @property
+    def model(self) -> str:
+        """The name answers give the model."""
+        return self.settings.model_name or self.engine.model
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether pages can be read: an engine that comes and goes says so itself."""
+        return self.is_open and bool(getattr(self.engine, "is_ready", True))
+
+    def _num_ready(self) -> int:
+        return int(getattr(self.engine, "num_ready", self.is_open))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Readies engine and drawing; both are gone behind it."""
+        settings = self.settings
+        drawing = Drawing(settings.draw_processes, settings.draw_bytes, settings.page_seconds)
+        async with AsyncExitStack() as stack:
+            stack.callback(drawing.close)
+            await stack.enter_async_context(self.engine)
+            self.size_gate()
+            self.reading = Reading(
+                self.engine,
+                self.database,
+                self.blobs,
+                drawing,
+                self.gate,
+                self.metrics,
+                settings.data / "cache",
+                settings.max_pages,
+                settings.page_seconds,
+            )
+            self.is_open = True
+            try:
+                yield
+            finally:
+                self.is_open = False
+
+    def size_gate(self) -> None:
+        """As many pages as the engine wants, which changes where servers come and go."""
+        total = self.settings.pages_in_flight or self.engine.max_in_flight
+        self.gate.resize(total, self.settings.pages_per_request or max(1, total // 2))
+
+    async def store(self, owner: str, name: str, data: bytes, purpose: str = "ocr") -> StoredFile:
+        """Keeps a client's file. Raises ApiError when it is empty, too large or over the quota."""
+        if not data:
+            raise unreadable("the file is empty")
+        if len(data) > self.settings.max_file_bytes:
+            raise too_large(f"the file is larger than {self.settings.max_file_bytes:,} bytes")
+        return await asyncio.to_thread(self._store, owner, name, data, purpose)
+
+    def _store(self, owner: str, name: str, data: bytes, purpose: str) -> StoredFile:
+        if self.database.stored_bytes(owner) + len(data) > self.settings.quota_bytes:
+            raise ApiError(413, "the quota of stored files is used up; delete some")
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not self.blobs.exists(file_key(sha256)):
+            self.blobs.write(file_key(sha256), data)
+        return self.database.add_file(owner, sha256, clean_name(name), len(data), purpose)
+
+    async def find(self, owner: str, file_id: str) -> StoredFile:
+        """The client's own file. Raises ApiError 404."""
+        file = await asyncio.to_thread(self.database.file, owner, file_id)
+        if file is None:
+            raise not_found("file")
+        return file
+
+    async def forget(self, file: StoredFile) -> None:
+        """Deletes a file, and its bytes where no other record has the same."""
+        if await asyncio.to_thread(self.database.delete_file, file):
+            await asyncio.to_thread(self.blobs.delete, file_key(file.sha256))
+
+    def read_settings(
+        self,
+        task: str = "markdown",
+        mode: str | None = None,
+        max_tokens: int | None = None,
+    ) -> ReadSettings:
+        """How pages are read for a request. Raises PromptError."""
+        return ReadSettings(self.engine.model, task, mode, self.settings.dpi, max_tokens)
+
+    async def read(
+        self,
+        file: StoredFile,
+        settings: ReadSettings,
+        wanted: list[int] | None = None,
+        on_page: OnPage | None = None,
+        seconds: float | None = None,
+    ) -> ReadDocument:
+        """The document, read. Raises ApiError."""
+        stored = Stored(file.sha256, file.name, file.size)
+        seconds = min(seconds or self.settings.document_seconds, self.settings.document_seconds)
+        return await self.reading.read(stored, settings, wanted, seconds, on_page)
+
+    def figure_reader(self, file: StoredFile, settings: ReadSettings) -> FigureReader:
+        """Gives PNGs of figures of pages that are being read."""
+        return self.reading.figure_reader(file.sha256, settings)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """A place among the clients that wait for an answer. Raises ApiError 429."""
+        if self._documents >= self.settings.max_documents:
+            raise busy()
+        self._documents += 1
+        try:
+            yield
+        finally:
+            self._documents -= 1
+
+
+def clean_name(name: str) -> str:
+    """A client's file name as a name: no folders, no control characters, not too long."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    printable = "".join(c for c in last if c.isprintable() and not "\ud800" <= c <= "\udfff")
+    return printable.strip(". ")[:MAX_NAME] or "document"

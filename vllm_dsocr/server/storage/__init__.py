@@ -1,0 +1,1 @@
+"""What outlives a request: files, jobs, page records. SQL for facts, blobs for bytes."""

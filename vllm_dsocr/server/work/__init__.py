@@ -1,0 +1,1 @@
+"""From stored bytes to read pages: drawn in processes, read in one batch that is fair."""

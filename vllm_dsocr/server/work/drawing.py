@@ -1,0 +1,101 @@
+"""A stored document -> page images, drawn in a pool of processes.
+
+PDFium serves one thread of a process, and a hostile file may spin or eat memory: each page is drawn
+by a process of its own kind, with a bound on time and memory, and is killed where it passes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import resource
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+from PIL import Image
+
+from vllm_dsocr.page.files import is_pdf
+from vllm_dsocr.page.pdf import PdfFile
+from vllm_dsocr.page.source import PageError, count_frames, iter_frames
+
+MAX_PROCESSES = 8
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnPage:
+    """RGB pixels of a page, row by row, and its size; size_points only for pages of a PDF."""
+
+    data: bytes
+    size: tuple[int, int]
+    size_points: tuple[float, float] | None
+
+    def image(self) -> Image.Image:
+        return Image.frombytes("RGB", self.size, self.data)
+
+
+class Drawing:
+    """The pool. `close` ends its processes at once."""
+
+    def __init__(self, processes: int, max_bytes: int, seconds: float) -> None:
+        self._pool = ProcessPool(
+            max_workers=processes or min(os.cpu_count() or 1, MAX_PROCESSES),
+            max_tasks=1000,  # whatever a decoder leaks goes with its process
+            initializer=_limit_memory,
+            initargs=(max_bytes,),
+            context=multiprocessing.get_context("spawn"),
+        )
+        self._seconds = seconds
+
+    async def count(self, path: Path) -> int:
+        """Pages of the file. Raises PageError."""
+        return await self._run(_count, path)
+
+    async def draw(self, path: Path, number: int, dpi: float) -> DrawnPage:
+        """Page `number` (from 1). Raises PageError."""
+        return await self._run(_draw, path, number, dpi)
+
+    def close(self) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
+        future: Future[T] = self._pool.schedule(function, args=arguments, timeout=self._seconds)
+        try:
+            return await asyncio.wrap_future(future)
+        except TimeoutError as error:
+            raise PageError("drawing the page took too long") from error
+        except (ProcessExpired, MemoryError) as error:
+            raise PageError("drawing the page took too much memory") from error
+
+
+def _limit_memory(max_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+
+
+def _count(path: Path) -> int:
+    if is_pdf(path):
+        return _pdf(path).num_pages
+    return count_frames(path)
+
+
+def _draw(path: Path, number: int, dpi: float) -> DrawnPage:
+    if is_pdf(path):
+        pdf = _pdf(path)
+        image, size_points = pdf.image(number, dpi), pdf.size_points(number)
+    else:
+        image, size_points = next(islice(iter_frames(path), number - 1, None)), None
+    return DrawnPage(image.tobytes(), image.size, size_points)
+
+
+@lru_cache(maxsize=1)
+def _pdf(path: Path) -> PdfFile:
+    """Pages of one document mostly come one after the other. Stored files never change."""
+    return PdfFile(path)
