@@ -47,7 +47,6 @@ EXTRAS = {
     "data": ["datasets>=4"],
     "qlora": ["bitsandbytes>=0.48"],
     "docling": ["docling-core>=2.50"],
-    "flash": ["flash-attn>=2.7"],
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2.3",

@@ -149,7 +149,9 @@ def rows(capabilities: list[int]) -> Iterator[tuple[str, str, int, Resources]]:
     for capability in capabilities:
         for side, window in SHAPES:
             grid = f"{side} x {side}" + (f" in {window} x {window}" if window else "")
-            for launch in LAUNCHES:
+            for launch, how in LAUNCHES.items():
+                if capability // 10 in how.spills_on:
+                    continue
                 used = resources(attention(capability, side, window, launch))
                 yield launch, grid, capability, used
             yield "positions", grid, capability, resources(positions(capability, side, window))

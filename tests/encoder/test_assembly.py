@@ -90,7 +90,7 @@ def test_chunked_passes_change_nothing(tower, monkeypatch):
 def test_a_pass_that_does_not_fit_is_halved_until_it_does(tower, monkeypatch):
     views = page(rows=1, cols=5).tiles
     whole = assembly.encode_views(tower, views)
-    encode, sizes = assembly._encode, []
+    encode, sizes = assembly.encode_pass, []
 
     def small_device(tower, views):
         sizes.append(len(views))
@@ -98,7 +98,7 @@ def test_a_pass_that_does_not_fit_is_halved_until_it_does(tower, monkeypatch):
             raise torch.OutOfMemoryError
         return encode(tower, views)
 
-    monkeypatch.setattr(assembly, "_encode", small_device)
+    monkeypatch.setattr(assembly, "encode_pass", small_device)
     torch.testing.assert_close(assembly.encode_views(tower, views), whole)
     assert sizes == [5, 3, 2, 1, 2]
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from vllm.exceptions import VLLMValidationError
 from tests.plugin.engines import complete, continuations, prompt, register, start
 from vllm_dsocr.config import MODES, VisionSizes
 from vllm_dsocr.page.geometry import plan_tiles
-from vllm_dsocr.plugin.model import DeepseekOCRForCausalLM, vision_backend, vision_sizes
+from vllm_dsocr.plugin.model import DeepseekOCRForCausalLM, vision_sizes
 
 READ = "<image>\nFree OCR."
 TEXT = "What is written on a page?"
@@ -125,19 +124,3 @@ def test_sizes_are_the_checkpoints_or_the_official_ones(checkpoint: Path, tmp_pa
     del config["vision_config"], config["projector_config"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert vision_sizes(ModelConfig(str(tmp_path))) == VisionSizes()
-
-
-@pytest.mark.parametrize("flag, backend", [(None, "sdpa"), ("TORCH_SDPA", "sdpa")])
-def test_vision_attention_follows_the_flag(
-    checkpoint: Path, flag: str | None, backend: str
-) -> None:
-    register()
-    assert vision_backend(ModelConfig(str(checkpoint), mm_encoder_attn_backend=flag)) == backend
-
-
-@pytest.mark.skipif(bool(find_spec("flash_attn")), reason="flash-attn is installed")
-def test_vision_attention_that_is_not_installed_is_named(checkpoint: Path) -> None:
-    register()
-    config = ModelConfig(str(checkpoint), mm_encoder_attn_backend="FLASH_ATTN")
-    with pytest.raises(ValueError, match=r"pip install vllm-dsocr\[flash\]"):
-        vision_backend(config)

@@ -24,6 +24,7 @@ SEARCH_PATH = os.pathsep.join((str(Path(__file__).parents[2]), os.environ.get("P
 TRACED = {"mode": 2, "backend": "eager"}
 SPLITS: dict[str, dict[str, Any]] = {
     "tensor parallel": {"tensor_parallel_size": 2},
+    "pages over ranks": {"tensor_parallel_size": 2, "mm_encoder_tp_mode": "data"},
     "pipeline parallel": {
         "enforce_eager": False,
         "compilation_config": TRACED,

@@ -10,7 +10,7 @@ Knows nothing of image files, prompts or where the embeddings go.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -100,7 +100,7 @@ def num_passes(tower: VisionTower, pages: Sequence[PageViews]) -> int:
 
 def _encode_or_halve(tower: VisionTower, views: Tensor) -> Tensor:
     try:
-        return _encode(tower, views)
+        return encode_pass(tower, views)
     except torch.OutOfMemoryError:
         if len(views) == 1:
             raise
@@ -108,7 +108,8 @@ def _encode_or_halve(tower: VisionTower, views: Tensor) -> Tensor:
     return torch.cat([_encode_or_halve(tower, half) for half in halves])
 
 
-def _encode(tower: VisionTower, views: Tensor) -> Tensor:
+def encode_pass(tower: VisionTower, views: Tensor) -> Tensor:
+    """`encode_views` in one pass, whatever it takes."""
     sam = tower.sam_model(normalise(views, like=tower.image_newline))
     clip = tower.vision_model(sam)
     sam = sam.to(clip.device)  # the towers may lie on several
@@ -121,36 +122,62 @@ def embed_pages(tower: VisionTower, pages: Sequence[PageViews]) -> list[Tensor]:
     Raises ValueError when a page's tiles do not fill its grid.
     """
     for page in pages:
-        _check_grid(page)
+        check_grid(page)
+    views = views_by_side(pages)
+    return assemble_pages(
+        tower, pages, {side: encode_views(tower, batch) for side, batch in views.items()}
+    )
+
+
+def views_by_side(pages: Sequence[PageViews]) -> dict[int, Tensor]:
+    """All views of one side together, (N, 3, S, S): page by page, the global view first."""
     batches: dict[int, list[Tensor]] = defaultdict(list)
     for page in pages:
         for views in (page.global_view[None], page.tiles):
             if len(views):
                 batches[views.shape[-1]].append(views)
-    encoded = {
-        size: iter(encode_views(tower, torch.cat(views)).split([len(v) for v in views]))
-        for size, views in batches.items()
-    }
-    return [_assemble(tower, page, encoded) for page in pages]
+    return {side: torch.cat(views) for side, views in batches.items()}
 
 
-def _check_grid(page: PageViews) -> None:
+def assemble_pages(
+    tower: VisionTower, pages: Sequence[PageViews], encoded: Mapping[int, Tensor]
+) -> list[Tensor]:
+    """The same views encoded, (N, q*q, D) by side -> (num_image_tokens, D) per page."""
+    left = dict.fromkeys(encoded, 0)
+
+    def following(views: Tensor) -> Tensor:
+        side, start = views.shape[-1], left[views.shape[-1]]
+        left[side] += len(views)
+        return encoded[side][start : left[side]]
+
+    return [
+        _assemble(
+            tower,
+            page,
+            following(page.global_view[None]),
+            following(page.tiles) if len(page.tiles) else None,
+        )
+        for page in pages
+    ]
+
+
+def check_grid(page: PageViews) -> None:
+    """Raises ValueError when the tiles do not fill the grid."""
     want = num_tiles(page.rows, page.cols)
     if len(page.tiles) != want:
         grid = f"{page.rows} x {page.cols}"
         raise ValueError(f"a grid of {grid} needs {want} tiles, got {len(page.tiles)}")
 
 
-def _assemble(tower: VisionTower, page: PageViews, encoded: dict) -> Tensor:
-    # Views were queued page by page, the global view first: take them back in that order.
-    global_view = next(encoded[page.global_view.shape[-1]])
+def _assemble(
+    tower: VisionTower, page: PageViews, global_view: Tensor, tiles: Tensor | None
+) -> Tensor:
     separator = tower.view_seperator[None].to(global_view.device)
     parts = [_end_rows(tower, global_view, 1, 1), separator]
-    if len(page.tiles):
-        tiles = next(encoded[page.tiles.shape[-1]])
+    if tiles is not None:
         parts.insert(0, _end_rows(tower, tiles, page.rows, page.cols))
     embeddings = torch.cat(parts)
-    want = _expected_tokens(page)
+    want = expected_tokens(page)
     if len(embeddings) != want:
         raise ValueError(f"assembled {len(embeddings)} image embeddings where {want} were planned")
     return embeddings
@@ -165,7 +192,8 @@ def _end_rows(tower: VisionTower, views: Tensor, rows: int, cols: int) -> Tensor
     return torch.cat((grid, newline), dim=1).flatten(0, 1)
 
 
-def _expected_tokens(page: PageViews) -> int:
+def expected_tokens(page: PageViews) -> int:
+    """How many embeddings the page becomes."""
     tiled = len(page.tiles) > 0
     base_size = page.global_view.shape[-1]
     image_size = page.tiles.shape[-1] if tiled else base_size

@@ -9,15 +9,16 @@ brings tensor and pipeline parallelism, LoRA and its kernels. Knows nothing of f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import vllm.envs as envs
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 from vllm.config import ModelConfig, VllmConfig
 from vllm.model_executor.models.interfaces import (
     MultiModalEmbeddings,
+    SupportsEagle3,
     SupportsLoRA,
     SupportsMultiModal,
     SupportsPP,
@@ -35,6 +36,12 @@ from vllm.transformers_utils.repo_utils import get_hf_file_to_dict
 
 from vllm_dsocr.config import IMAGE_TOKEN, VisionSizes
 from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages
+from vllm_dsocr.encoder.attention import Forms
+from vllm_dsocr.encoder.positions import keep_constants
+from vllm_dsocr.encoder.sam import SamVit
+from vllm_dsocr.plugin.encoder import attention
+from vllm_dsocr.plugin.encoder.graphs import EncoderGraphs
+from vllm_dsocr.plugin.encoder.shards import encode_sharded
 from vllm_dsocr.plugin.inputs.processing import (
     DeepseekOCRDummyInputsBuilder,
     DeepseekOCRMultiModalProcessor,
@@ -50,8 +57,12 @@ DECODER = "DeepseekV2ForCausalLM"  # vLLM's name; it takes plain attention where
     info=DeepseekOCRProcessingInfo,
     dummy_inputs=DeepseekOCRDummyInputsBuilder,
 )
-class DeepseekOCRForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA):
+class DeepseekOCRForCausalLM(
+    EncoderGraphs, nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA, SupportsEagle3
+):
     """The whole model; vision attributes carry the checkpoint's names."""
+
+    supports_encoder_tp_data = True
 
     hf_to_vllm_mapper: ClassVar[WeightsMapper] = WeightsMapper(
         orig_to_new_prefix={
@@ -77,8 +88,9 @@ class DeepseekOCRForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, Supports
         self.config = vllm_config.model_config.hf_config
         with self._mark_tower_model(vllm_config, "image"):
             sizes = vision_sizes(vllm_config.model_config)
-            backend = vision_backend(vllm_config.model_config)
-            build_vision_tower(self, sizes, backend=backend)
+            wanted = attention.wanted(vllm_config)
+            forms = Forms(wanted.form)
+            build_vision_tower(self, sizes, forms, wanted.plain)
         with self._mark_language_model(vllm_config):
             self.language_model = init_vllm_registered_model(
                 vllm_config=decoder_config(vllm_config),
@@ -87,13 +99,40 @@ class DeepseekOCRForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, Supports
                 prefix=maybe_prefix(prefix, "language_model"),
             )
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
+        self._prepare_encoder(vllm_config, forms, sizes)
+
+    def _prepare_encoder(self, vllm_config: VllmConfig, forms: Forms, sizes: VisionSizes) -> None:
+        """What is decided once: sides of views, forms of attention, who encodes what."""
+        info = MULTIMODAL_REGISTRY.get_processing_info(vllm_config.model_config)
+        self.resolution = info.page_options.resolution
+        multimodal, parallel = (
+            vllm_config.model_config.multimodal_config,
+            vllm_config.parallel_config,
+        )
+        by_data = multimodal.mm_encoder_tp_mode == "data"
+        self._sharded = by_data and parallel.tensor_parallel_size > 1
+        keep_constants(self)
+        if isinstance(self.sam_model, SamVit):  # not where no image may come, nor on later stages
+            sides = self._recorded_sides().values()
+            attention.choose(forms, sizes.sam, sides, self.image_newline)
 
     def embed_multimodal(self, **kwargs: object) -> MultiModalEmbeddings:
         """One (num_image_tokens, hidden) tensor per image; none for a call without images.
 
         kwargs: `global_view`, `tiles` and `grid` as the processor made them.
         """
-        return embed_pages(self, list(_pages(**kwargs)))
+        pages = self._pages(kwargs)
+        if self._sharded and pages:
+            return encode_sharded(self._encode, pages, self.image_newline)
+        return self._encode(pages)
+
+    def _encode(self, pages: Sequence[PageViews]) -> list[Tensor]:
+        if envs.VLLM_BATCH_INVARIANT:  # kernels may differ with the number of views
+            return [embed_pages(self, [page])[0] for page in pages]
+        return embed_pages(self, pages)
+
+    def _pages(self, mm_kwargs: Mapping[str, Any]) -> list[PageViews]:
+        return list(_pages(**mm_kwargs))
 
     def forward(
         self,
@@ -116,7 +155,9 @@ class DeepseekOCRForCausalLM(nn.Module, SupportsMultiModal, SupportsPP, Supports
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Loads the official layout; raises for tensors the model has no place for."""
-        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+        loaded = AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+        keep_constants(self)  # they are made of weights
+        return loaded
 
     def get_mm_mapping(self) -> MultiModelKeys:
         """Which submodules are decoder, connector and tower, for LoRA and quantisation."""
@@ -143,21 +184,6 @@ def vision_sizes(model_config: ModelConfig) -> VisionSizes:
         _stated(config.vision_config, stated.get("vision_config", {})),
         _stated(config.projector_config, stated.get("projector_config", {})),
     )
-
-
-def vision_backend(model_config: ModelConfig) -> str:
-    """The encoder's attention for `--mm-encoder-attn-backend`: SDPA unless FLASH_ATTN is named.
-
-    Raises ValueError when flash-attn is named and not installed.
-    """
-    named = model_config.multimodal_config.mm_encoder_attn_backend
-    if named is None or named.name != "FLASH_ATTN":
-        return "sdpa"
-    if find_spec("flash_attn") is None:
-        raise ValueError(
-            "--mm-encoder-attn-backend FLASH_ATTN needs flash-attn: pip install vllm-dsocr[flash]"
-        )
-    return "flash_attn"
 
 
 def _stated(section: PretrainedConfig, in_file: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,10 @@ FORMS: dict[str, Form] = {
     "pieces": Form(by_head(pieces.in_pieces), on_cpu),
     "pieces-bias": Form(by_head(partial(pieces.in_pieces, add_bias=True)), on_cpu),
     "pieces-channels": Form(by_head(partial(pieces.in_pieces, add_bias=False)), on_cpu),
-    **{name: Form(partial(fused.fused, launch=name), fused.fits) for name in fused.LAUNCHES},
+    **{
+        name: Form(partial(fused.fused, launch=name), partial(fused.fits, launch=name))
+        for name in fused.LAUNCHES
+    },
 }
 TRAINING = "channels"
 

@@ -21,23 +21,30 @@ POSITIONS_BLOCK = (64, 32)  # queries, distances
 
 
 class Launch(NamedTuple):
-    """How the attention kernel is launched: queries a program takes, its warps, stages of loads."""
+    """How the attention kernel is launched: queries a program takes, its warps, stages of loads.
+
+    spills_on: major capabilities where it runs out of registers, and is not offered; compiled for
+    80, 89, 90, 100 and 120, see benchmarks/results/kernels.md.
+    """
 
     queries: int
     warps: int
     stages: int
+    spills_on: tuple[int, ...] = ()
 
 
-# None of these spills on any architecture they are compiled for; see benchmarks/results/kernels.md.
-LAUNCHES = {"fused-64": Launch(64, 4, 3), "fused-128": Launch(128, 8, 3)}
+LAUNCHES = {"fused-64": Launch(64, 4, 3), "fused-128": Launch(128, 8, 3, spills_on=(10,))}
 
 
-def fits(grid: Grid) -> bool:
-    """Whether the kernels run on this device, and at this head size on tensor cores."""
+def fits(grid: Grid, launch: str) -> bool:
+    """Whether the kernels run well on this device, and at this head size on tensor cores."""
     qkv = grid.qkv
     if qkv.device.type != "cuda" or qkv.dtype not in HALF or grid.head_dim > MAX_HEAD_DIM:
         return False
-    return torch.cuda.get_device_capability(qkv.device) >= LEAST_CAPABILITY and _has_triton()
+    capability = torch.cuda.get_device_capability(qkv.device)
+    if capability < LEAST_CAPABILITY or capability[0] in LAUNCHES[launch].spills_on:
+        return False
+    return _has_triton()
 
 
 def _has_triton() -> bool:
