@@ -19,25 +19,25 @@ _PER_SECTION = 100  # entries a section of a CMap may have
 
 
 class Characters:
-    """The characters of a document, numbered as they come."""
+    """The characters of a document, numbered as they come: the first have codes of one byte."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def encoded(self, text: str) -> bytes:
-        """The text as the font's codes: two bytes a character. Raises ValueError beyond 65,535."""
-        numbers = [self._numbers.setdefault(char, len(self._numbers) + 1) for char in text]
-        if len(self._numbers) > 0xFFFF:
-            raise ValueError("the document has more different characters than a PDF font can hold")
-        return struct.pack(f">{len(numbers)}H", *numbers)
-
     def __len__(self) -> int:
         return len(self._numbers)
+
+    def encoded(self, text: str) -> bytes:
+        """The text as the font's codes. Raises ValueError for more than 32,895 characters."""
+        numbers = [self._numbers.setdefault(char, len(self._numbers) + 1) for char in text]
+        if len(self._numbers) > _MOST:
+            raise ValueError("the document has more different characters than a PDF font can hold")
+        return b"".join(map(_code, numbers))
 
     def to_unicode(self) -> bytes:
         """The CMap that says which character a code is."""
         entries = [
-            f"<{number:04X}> <{char.encode('utf-16-be').hex().upper()}>"
+            f"<{_code(number).hex()}> <{char.encode('utf-16-be').hex()}>"
             for char, number in self._numbers.items()
         ]
         sections = (entries[i : i + _PER_SECTION] for i in range(0, len(entries), _PER_SECTION))
@@ -45,13 +45,33 @@ class Characters:
             f"{len(section)} beginbfchar\n" + "\n".join(section) + "\nendbfchar"
             for section in sections
         )
-        return (
-            "/CIDInit /ProcSet findresource begin 12 dict begin begincmap\n"
-            "/CIDSystemInfo << /Registry (Adobe) /Ordering (UCS) /Supplement 0 >> def\n"
-            "/CMapName /Adobe-Identity-UCS def /CMapType 2 def\n"
-            "1 begincodespacerange\n<0000> <FFFF>\nendcodespacerange\n"
-            f"{body}\nendcmap CMapName currentdict /CMap defineresource pop end end\n"
-        ).encode()
+        return _cmap("DsocrUnicode", 2, body)
+
+
+_ONE_BYTE, _TWO_BYTES = 0x7F, 0x8000  # last code of one byte, first of two
+_MOST = _ONE_BYTE + 0x8000
+
+
+def _code(number: int) -> bytes:
+    if number <= _ONE_BYTE:
+        return bytes([number])
+    return (_TWO_BYTES + number - _ONE_BYTE - 1).to_bytes(2, "big")
+
+
+def _code_map() -> bytes:
+    """The CMap from codes to numbers."""
+    ranges = f"2 begincidrange\n<00> <7f> 0\n<8000> <ffff> {_ONE_BYTE + 1}\nendcidrange"
+    return _cmap("DsocrCodes", 1, ranges)
+
+
+def _cmap(name: str, kind: int, body: str) -> bytes:
+    return (
+        "/CIDInit /ProcSet findresource begin 12 dict begin begincmap\n"
+        "/CIDSystemInfo << /Registry (Adobe) /Ordering (Identity) /Supplement 0 >> def\n"
+        f"/CMapName /{name} def /CMapType {kind} def\n"
+        "2 begincodespacerange\n<00> <7f>\n<8000> <ffff>\nendcodespacerange\n"
+        f"{body}\nendcmap CMapName currentdict /CMap defineresource pop end end\n"
+    ).encode()
 
 
 def font_object(pdf: pikepdf.Pdf, characters: Characters) -> pikepdf.Object:
@@ -69,11 +89,15 @@ def font_object(pdf: pikepdf.Pdf, characters: Characters) -> pikepdf.Object:
         StemV=80,
         FontFile2=pdf.make_stream(_truetype()),
     )
+    system = Dictionary(Registry=b"Adobe", Ordering=b"Identity", Supplement=0)
+    codes = pdf.make_stream(
+        _code_map(), Type=Name.CMap, CMapName=Name.DsocrCodes, CIDSystemInfo=system
+    )
     descendant = Dictionary(
         Type=Name.Font,
         Subtype=Name.CIDFontType2,
         BaseFont=name,
-        CIDSystemInfo=Dictionary(Registry=b"Adobe", Ordering=b"Identity", Supplement=0),
+        CIDSystemInfo=system,
         FontDescriptor=pdf.make_indirect(descriptor),
         DW=ADVANCE,
         CIDToGIDMap=pdf.make_stream(b"\0\1" * (len(characters) + 1)),
@@ -83,7 +107,7 @@ def font_object(pdf: pikepdf.Pdf, characters: Characters) -> pikepdf.Object:
             Type=Name.Font,
             Subtype=Name.Type0,
             BaseFont=name,
-            Encoding=Name("/Identity-H"),
+            Encoding=codes,
             DescendantFonts=[pdf.make_indirect(descendant)],
             ToUnicode=pdf.make_stream(characters.to_unicode()),
         )
