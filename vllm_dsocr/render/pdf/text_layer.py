@@ -1,7 +1,7 @@
 """A page's parts -> the drawing commands of text that nobody sees, each block within its box.
 
 The model says where a block is, not where its lines are: as many lines as fit the box's shape are
-spread over it, each as wide as the box. Knows nothing of files; standard library only.
+spread over it, the longest as wide as the box. Knows nothing of files; standard library only.
 """
 
 from __future__ import annotations
@@ -29,18 +29,13 @@ def text_layer(page: Page, frame: PdfFrame, encoded: Callable[[str], bytes]) -> 
 
     encoded: text -> codes of the font that goes by the name FONT.
     """
-    lines = [
-        _line(line, place, frame, encoded)
-        for box, block in _blocks(page)
-        for line, place in _placed(block, box, frame)
-    ]
-    if not lines:
+    blocks = [_block(lines, box, frame, encoded) for box, lines in _blocks(page)]
+    if not blocks:
         return b""
-    return b"q BT %d Tr\n%sET Q\n" % (_INVISIBLE, b"".join(lines))
+    return b"q BT %d Tr\n%sET Q\n" % (_INVISIBLE, b"".join(blocks))
 
 
 Lines = list[list[str]]  # words by line, where the text itself has lines; one of them else
-Place = tuple[float, float, float, float]  # left, baseline from above, width, font size; user units
 
 
 def _blocks(page: Page) -> Iterator[tuple[Box, Lines]]:
@@ -61,8 +56,8 @@ def _lines(part: Part) -> Iterator[list[str]]:
             yield words
 
 
-def _placed(lines: Lines, box: Box, frame: PdfFrame) -> Iterator[tuple[str, Place]]:
-    """Every line with its place, from the top of the box down."""
+def _block(lines: Lines, box: Box, frame: PdfFrame, encoded: Callable[[str], bytes]) -> bytes:
+    """The block's lines from the top of its box down, the longest as wide as the box."""
     page_width, page_height = displayed_size(frame)
     left, top, right, bottom = box.fractions
     width = max((right - left) * page_width, 1.0)
@@ -70,9 +65,14 @@ def _placed(lines: Lines, box: Box, frame: PdfFrame) -> Iterator[tuple[str, Plac
     texts = _wrapped(lines, width / height)
     pitch = height / len(texts)
     size = pitch / _LEADING
-    for index, text in enumerate(texts):
-        baseline = top * page_height + (index + 1) * pitch - _DESCENT * size
-        yield text, (left * page_width, baseline, width, size)
+    stretch = 100 * width / (_ADVANCE * size * max(map(len, texts)))
+    x, y = frame.point(left, top - _DESCENT * size / page_height)  # each line begins with a step
+    ax, ay = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[frame.rotation]
+    head = b"%s %.5g Tf %.5g Tz %.5g TL %d %d %d %d %.2f %.2f Tm\n" % (
+        FONT.encode(), size, stretch, pitch, ax, ay, -ay, ax, x, y,
+    )  # fmt: skip
+    codes = (_string(encoded(_in_order_of_sight(text))) for text in texts)
+    return head + b"".join(code + b"'\n" for code in codes)
 
 
 def _wrapped(lines: Lines, shape: float) -> list[str]:
@@ -91,18 +91,6 @@ def _wrapped(lines: Lines, shape: float) -> list[str]:
             else:
                 texts.append(word)
     return texts
-
-
-def _line(text: str, place: Place, frame: PdfFrame, encoded: Callable[[str], bytes]) -> bytes:
-    left, down, width, size = place
-    text = _in_order_of_sight(text)
-    page_width, page_height = displayed_size(frame)
-    x, y = frame.point(left / page_width, down / page_height)
-    ax, ay = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[frame.rotation]
-    stretch = 100 * width / (_ADVANCE * size * len(text))
-    return b"%s %.5g Tf %.5g Tz %d %d %d %d %.2f %.2f Tm %s Tj\n" % (
-        FONT.encode(), size, stretch, ax, ay, -ay, ax, x, y, _string(encoded(text)),
-    )  # fmt: skip
 
 
 def _in_order_of_sight(text: str) -> str:
