@@ -49,6 +49,10 @@ parity: setup  ## reference tests on DATA=DIR of the golden format
 soak: setup  ## REQUESTS=N good and hostile requests against one server
 	$(BIN)/python -m benchmarks.soak --requests $(REQUESTS)
 
+.PHONY: check-documents
+check-documents: setup  ## dsocr convert from outside: kills, full disks, odd servers, strange names
+	$(BIN)/python -m pytest -o timeout=900 tests/outside
+
 test-slow: setup  ## what `make test` leaves out
 	$(BIN)/python -m pytest -m slow
 

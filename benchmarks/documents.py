@@ -26,14 +26,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from examples.reader_training.pages import PAGE_SIDE, held_out_pages
-from vllm_dsocr.cli.engines import ENGINES, EngineChoice, make_engine
+from vllm_dsocr.hosts import ENGINES, EngineChoice, make_engine
 from vllm_dsocr.metrics import edit_distance
 from vllm_dsocr.page.pdf import POINTS_PER_INCH
 from vllm_dsocr.pipeline.files import write_atomic
 from vllm_dsocr.pipeline.finish import OutputSettings
 from vllm_dsocr.pipeline.inputs import find_inputs
 from vllm_dsocr.pipeline.run import Conversion
-from vllm_dsocr.pipeline.settings import ReadSettings
+from vllm_dsocr.pipeline.settings import Effort, ReadSettings
 from vllm_dsocr.render.pdf.pictures import Picture, picture_pdf
 
 PAGES_PER_FILE = 100
@@ -86,10 +86,10 @@ def read_texts(out: Path) -> list[str]:
 async def convert(args: argparse.Namespace, source: Path, out: Path) -> Watch:
     watch = Watch()
     engine = await make_engine(EngineChoice(args.server, args.engine, args.model, args.concurrency))
-    settings = ReadSettings(
-        engine.model, args.task, args.mode, POINTS_PER_INCH, args.max_tokens, args.retries
-    )
-    await Conversion(engine, settings, OutputSettings(), out, watch).run(find_inputs([source]))
+    settings = ReadSettings(engine.model, args.task, args.mode, POINTS_PER_INCH, args.max_tokens)
+    effort = Effort(retries=args.retries)
+    conversion = Conversion(engine, settings, OutputSettings(), out, watch, effort)
+    await conversion.run(find_inputs([source]).files)
     return watch
 
 

@@ -50,7 +50,7 @@ class FakeEngine:
         self._running += 1
         self.most_at_a_time = max(self.most_at_a_time, self._running)
         try:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
             return self._answer(request)
         finally:
             self._running -= 1

@@ -38,7 +38,15 @@ class Answer:
     num_prompt_tokens: int = 120
 
 
-Responder = Callable[[dict[str, Any], Image.Image], Answer | Trouble]
+@dataclass(frozen=True)
+class Raw:
+    """A body of any kind, with status 200."""
+
+    body: bytes
+    media_type: str = "application/json"
+
+
+Responder = Callable[[dict[str, Any], Image.Image], Answer | Trouble | Raw]
 NUM_PROMPT_TEXT_TOKENS = 10
 
 
@@ -95,15 +103,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         answer = self.respond(body, _image(body))
         if isinstance(answer, Answer):
             self._send(200, _completion(answer))
+        elif isinstance(answer, Raw):
+            self._send_bytes(200, answer.body, answer.media_type)
         elif answer.status:
             self._send(answer.status, {"error": {"message": answer.message}})
         else:
             self.close_connection = True
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
+        self._send_bytes(status, json.dumps(body).encode(), "application/json")
+
+    def _send_bytes(self, status: int, data: bytes, media_type: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("retry-after-ms", "1")
         self.end_headers()

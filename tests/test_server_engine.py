@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.fake_server import Answer, FakeServer, Trouble, fake_server, page_text
+from tests.fake_server import Answer, FakeServer, Raw, Trouble, fake_server, page_text
 from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request
 from vllm_dsocr.page.prompt import TASKS
 from vllm_dsocr.repetition import NGramRule
 
 pytest.importorskip("openai", reason="pip install 'vllm-dsocr[client]'")
 
-from vllm_dsocr.server_engine import ServerEngine, _finish  # noqa: E402
+from vllm_dsocr.server_engine import ServerEngine, _finish, api_url  # noqa: E402
 
 PAGE = Image.new("RGB", (64, 48), (200, 30, 30))
 
@@ -76,6 +77,62 @@ def test_lasting_trouble_with_one_page_is_that_pages_error() -> None:
     with fake_server(lambda *_: Trouble(500, "broken")) as server, pytest.raises(EngineError):
         _ask(server, retries=1)
     assert len(server.bodies) == 2
+
+
+ODD = [
+    b"<html>Bad gateway</html>",
+    b'{"choices": [{"mess',
+    b'{"choices": [{}]}',
+    b'{"choices": []}',
+    b'{"choices": [{"message": {"content": 7}}]}',
+    b'{"choices": {"a": 1}}',
+    b"[1, 2]",
+    b"null",
+    b"",
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("body", ODD, ids=range(len(ODD)))
+def test_an_odd_answer_is_that_pages_error(body: bytes) -> None:
+    for media_type in ("application/json", "text/html"):
+        with (
+            fake_server(lambda *_, kind=media_type: Raw(body, kind)) as server,
+            pytest.raises(EngineError, match="the server's answer"),
+        ):
+            _ask(server, retries=0)
+
+
+def test_an_answer_without_usage_or_in_parts_is_an_answer() -> None:
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    body = json.dumps({"choices": [{"message": {"content": parts}}]}).encode()
+    with fake_server(lambda *_: Raw(body)) as server:
+        completion = _ask(server)
+    assert (completion.text, completion.finish) == ("one two", "stop")
+    assert (completion.num_text_tokens, completion.num_vision_tokens) == (0, None)
+
+
+def test_one_broken_connection_is_not_the_end() -> None:
+    with (
+        fake_server(lambda *_: Trouble(0)) as server,
+        pytest.raises(EngineError, match="the connection broke"),
+    ):
+        _ask(server, retries=0)
+
+
+@pytest.mark.parametrize(
+    ("typed", "url"),
+    [
+        ("http://host:8000", "http://host:8000/v1"),
+        ("http://host:8000/", "http://host:8000/v1"),
+        ("http://host:8000/v1", "http://host:8000/v1"),
+        ("http://host/v1/chat/completions", "http://host/v1"),
+        ("https://host/api/openai", "https://host/api/openai"),
+        ("host:8000", "http://host:8000/v1"),
+    ],
+)
+def test_the_address_may_be_what_a_person_types(typed: str, url: str) -> None:
+    assert api_url(typed) == url
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

@@ -42,6 +42,10 @@ MAX_CROPS = 9
 SQUASH_UP_TO = 640  # px; up to here an untiled page is squeezed to its view, above it is padded
 
 RESAMPLERS = ("torch", "pillow")
+ALPHAS = (
+    "white",
+    "drop",
+)  # what becomes of transparency: paper behind it, or as the official loader
 
 
 class OptionError(ValueError):
@@ -100,7 +104,7 @@ MODES: dict[str, Resolution] = {
 DEFAULT_MODE = "gundam"
 
 RESOLUTION_OPTIONS = tuple(f.name for f in fields(Resolution))
-PAGE_OPTIONS = ("mode", *RESOLUTION_OPTIONS, "resampler")
+PAGE_OPTIONS = ("mode", *RESOLUTION_OPTIONS, "resampler", "alpha")
 
 
 def mode_name(resolution: Resolution) -> str | None:
@@ -110,10 +114,15 @@ def mode_name(resolution: Resolution) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class PageOptions:
-    """What a server, a checkpoint or one request may say about page preparation."""
+    """What a server, a checkpoint or one request may say about page preparation.
+
+    alpha: `white` puts white paper behind transparency; `drop` shows the colours that lie under it,
+    often black, as the official loader does.
+    """
 
     resolution: Resolution = MODES[DEFAULT_MODE]
     resampler: str = RESAMPLERS[0]
+    alpha: str = ALPHAS[0]
 
     @classmethod
     def from_checkpoint(cls, processor_config: Mapping[str, Any]) -> PageOptions:
@@ -130,11 +139,15 @@ class PageOptions:
         unknown = sorted(set(options) - set(PAGE_OPTIONS))
         if unknown:
             raise OptionError(f"unknown option {unknown[0]!r}; known are {', '.join(PAGE_OPTIONS)}")
-        resampler = options.get("resampler", self.resampler)
-        if resampler not in RESAMPLERS:
-            known = ", ".join(RESAMPLERS)
-            raise OptionError(f"resampler must be one of {known}, got {resampler!r}")
-        return PageOptions(_resolution(self.resolution, options), resampler)
+        resampler = _one_of("resampler", options.get("resampler", self.resampler), RESAMPLERS)
+        alpha = _one_of("alpha", options.get("alpha", self.alpha), ALPHAS)
+        return PageOptions(_resolution(self.resolution, options), resampler, alpha)
+
+
+def _one_of(name: str, value: Any, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise OptionError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    return value
 
 
 def _resolution(base: Resolution, options: Mapping[str, Any]) -> Resolution:

@@ -63,7 +63,7 @@ class Engine(Protocol):
     """A host that reads pages. Entering it makes it ready, leaving it frees what it holds.
 
     model: what names the weights.  max_in_flight: requests it wants at a time.
-    versions: what took part, for the record; known once the engine was entered.
+    versions: what took part, for the record. Both are known once the engine was entered.
     """
 
     model: str

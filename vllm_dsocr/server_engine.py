@@ -1,7 +1,8 @@
 """An OpenAI-compatible server as an Engine. Needs the openai client.
 
 Sends pages losslessly as data URLs, lets the client back off on 429, 5xx and broken connections,
-and asks through `extra_body` for what vLLM and this package understand. Knows nothing of files.
+and asks through `extra_body` for what vLLM and this package understand. What a server answers is
+taken apart here and nowhere else: anything may come back. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from vllm_dsocr.config import EOS_TOKEN, IMAGE_TOKEN
@@ -24,15 +26,22 @@ from vllm_dsocr.render.figures import png_bytes
 
 try:
     import openai
-    from openai.types.chat import ChatCompletion
 except ImportError as error:
     raise ImportError("talking to a server needs: pip install 'vllm-dsocr[client]'") from error
 
 MAX_IN_FLIGHT = 16
 MAX_RETRIES = 8  # the client's back-off then spans about 40 s
 TIMEOUT_SECONDS = 600.0
+_PROBE_SECONDS = 10.0
 # What no other page would get past either: no such model, no key, a wrong address.
 _HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+
+
+def api_url(url: str) -> str:
+    """The address of the API at a server: what a person typed, with the scheme and /v1 it has."""
+    url = (url if "://" in url else f"http://{url}").rstrip("/")
+    url = url.removesuffix("/chat/completions").removesuffix("/models")
+    return url if url.count("/") > 2 else f"{url}/v1"
 
 
 class ServerEngine:
@@ -54,12 +63,12 @@ class ServerEngine:
         max_retries: int = MAX_RETRIES,
         timeout: float = TIMEOUT_SECONDS,
     ) -> ServerEngine:
-        """The server at `url`, which ends in /v1; the key is taken from OPENAI_API_KEY.
+        """The server at `url`; the key is taken from OPENAI_API_KEY.
 
         model: None takes the first one the server lists.  Raises EngineLost when there is none.
         """
         client = openai.AsyncOpenAI(
-            base_url=url,
+            base_url=api_url(url),
             api_key=os.environ.get("OPENAI_API_KEY", "none"),
             max_retries=max_retries,
             timeout=timeout,
@@ -78,31 +87,42 @@ class ServerEngine:
 
     async def complete(self, request: Request) -> Completion:
         """One chat completion. Raises EngineError or EngineLost."""
-        url = await asyncio.to_thread(_image_url, request)
+        body = await asyncio.to_thread(_body, request, self.model)
         try:
-            answer = await self._client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": _content(url, request.prompt)}],
-                temperature=request.temperature,
-                seed=request.seed,
-                max_tokens=request.max_tokens or openai.omit,
-                extra_body=_extra_body(request),
-            )
+            answer = await self._client.post("/chat/completions", cast_to=object, body=body)
+        except openai.APITimeoutError as error:
+            raise EngineError("the server did not answer in time") from error
+        except openai.APIConnectionError as error:
+            await self._check_alive(error)
+            raise EngineError(f"the connection broke: {_sentence(error)}") from error
+        except _HOPELESS as error:
+            raise EngineLost(f"the server cannot be used: {_sentence(error)}") from error
         except openai.OpenAIError as error:
-            raise _translated(error) from error
+            raise EngineError(_sentence(error)) from error
+        except (ValueError, RecursionError) as error:  # no JSON, or half of it
+            raise EngineError("the server's answer is no JSON") from error
         return await self._completion(answer, request.prompt)
 
-    async def _completion(self, answer: ChatCompletion, prompt: str) -> Completion:
-        if not answer.choices:
-            raise EngineError("the server answered without a choice")
-        choice, usage = answer.choices[0], answer.usage
-        text, finish = choice.message.content or "", _finish(choice.finish_reason)
-        if usage is None:
-            return Completion(text, finish, num_text_tokens=0)
-        num_vision_tokens = await self._num_vision_tokens(usage.prompt_tokens, prompt)
-        return Completion(text, finish, usage.completion_tokens, num_vision_tokens)
+    async def _check_alive(self, error: openai.APIConnectionError) -> None:
+        """Raises EngineLost when nobody listens any more; one broken connection is not that."""
+        client = self._client.with_options(max_retries=0, timeout=_PROBE_SECONDS)
+        try:
+            await client.get("/models", cast_to=object)
+        except openai.APIConnectionError:
+            raise EngineLost(f"the server cannot be used: {_sentence(error)}") from error
+        except (openai.OpenAIError, ValueError):
+            return
 
-    async def _num_vision_tokens(self, num_prompt_tokens: int, prompt: str) -> int | None:
+    async def _completion(self, answer: object, prompt: str) -> Completion:
+        """The completion in an answer. Raises EngineError for what is none."""
+        text, finish = _choice(answer)
+        usage = answer.get("usage") if isinstance(answer, Mapping) else None
+        usage = usage if isinstance(usage, Mapping) else {}
+        num_prompt, num_text = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+        num_vision = None if num_prompt is None else await self._num_vision(num_prompt, prompt)
+        return Completion(text, finish, num_text or 0, num_vision)
+
+    async def _num_vision(self, num_prompt_tokens: int, prompt: str) -> int | None:
         """What the prompt has beyond its text."""
         if prompt not in self._prompt_lengths:
             # Image tags without images are refused; another special token is as long.
@@ -110,45 +130,101 @@ class ServerEngine:
             answer = await self._extension(
                 "POST", "tokenize", {"model": self.model, "prompt": text}
             )
-            self._prompt_lengths[prompt] = answer.get("count")
+            self._prompt_lengths[prompt] = _count(answer, "count")
         length = self._prompt_lengths[prompt]
         return None if length is None else num_prompt_tokens - (length - 1)
 
     async def _extension(
         self, method: str, path: str, body: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    ) -> Mapping[str, Any]:
         """Asks what vLLM offers beside the OpenAI API; {} from a server that does not."""
         url = self._client.base_url.join(f"../{path}")
-        client = self._client.with_options(max_retries=0)
+        client = self._client.with_options(max_retries=0, timeout=_PROBE_SECONDS)
         try:
             ask = client.post if method == "POST" else client.get
             answer = await ask(str(url), cast_to=object, **({"body": body} if body else {}))
-        except openai.OpenAIError:
+        except (openai.OpenAIError, ValueError):
             return {}
-        return answer if isinstance(answer, dict) else {}
+        return answer if isinstance(answer, Mapping) else {}
 
 
 async def _first_model(client: openai.AsyncOpenAI) -> str:
     try:
-        async for model in client.models.list():
-            return model.id
+        answer = await client.get("/models", cast_to=object)
     except openai.OpenAIError as error:
-        raise EngineLost(f"no answer from {client.base_url}: {error}") from error
-    raise EngineLost(f"{client.base_url} lists no model")
+        raise EngineLost(f"no answer from {client.base_url}: {_sentence(error)}") from error
+    except ValueError as error:
+        raise EngineLost(f"{client.base_url} answers, but not with JSON") from error
+    models = answer.get("data") if isinstance(answer, Mapping) else None
+    first = models[0] if isinstance(models, list) and models else None
+    name = first.get("id") if isinstance(first, Mapping) else None
+    if not isinstance(name, str):
+        raise EngineLost(f"{client.base_url} lists no model; name one with --model")
+    return name
 
 
-def _image_url(request: Request) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png_bytes(request.image)).decode()}"
+def _choice(answer: object) -> tuple[str, Finish]:
+    """Text and reason of the first choice. Raises EngineError."""
+    if not isinstance(answer, Mapping):
+        raise EngineError(f"the server's answer is no chat completion: {_shown(answer)}")
+    choices = answer.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, Mapping) else None
+    if not isinstance(message, Mapping):
+        raise EngineError(f"the server's answer has no choice with a message: {_shown(answer)}")
+    return _text(message.get("content")), _finish(choice.get("finish_reason"))
 
 
-def _content(url: str, prompt: str) -> list[dict[str, Any]]:
-    """The server puts the image tag, and a line break, where the image stands."""
-    text = prompt.removeprefix(IMAGE_TOKEN).lstrip("\n")
-    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
+def _text(content: object) -> str:
+    """The text of a message, which some servers send in parts. Raises EngineError."""
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        return "".join(part for part in parts if isinstance(part, str))
+    if not isinstance(content, str):
+        raise EngineError(f"the server's answer is no text: {_shown(content)}")
+    return content
 
 
-def _extra_body(request: Request) -> dict[str, Any]:
-    body: dict[str, Any] = {"skip_special_tokens": False}  # tags and table cells are special tokens
+def _finish(reason: object) -> Finish:
+    """Whatever ended the answer from outside left half of it."""
+    if reason in ("abort", "error", "content_filter"):
+        return "abort"
+    if reason == "length":
+        return "length"
+    return "repetition" if reason == "repetition" else "stop"
+
+
+def _count(values: Mapping[str, Any], name: str) -> int | None:
+    value = values.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _shown(answer: object) -> str:
+    """The beginning of what came, on one line."""
+    text = " ".join(str(answer).split())
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _body(request: Request, model: str) -> dict[str, Any]:
+    """The request as JSON values. Tags and table cells are special tokens, and have to stay."""
+    image = base64.b64encode(png_bytes(request.image)).decode()
+    # The server puts the image tag, and a line break, where the image stands.
+    text = request.prompt.removeprefix(IMAGE_TOKEN).lstrip("\n")
+    content = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
+        {"type": "text", "text": text},
+    ]
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "temperature": request.temperature,
+        "seed": request.seed,
+        "skip_special_tokens": False,
+    }
+    if request.max_tokens is not None:
+        body["max_tokens"] = request.max_tokens
     if request.mode is not None:
         body["mm_processor_kwargs"] = {"mode": request.mode}
     if request.guard is not None:
@@ -156,24 +232,9 @@ def _extra_body(request: Request) -> dict[str, Any]:
     return body
 
 
-def _finish(reason: str | None) -> Finish:
-    if reason in ("error", "content_filter"):
-        return "abort"
-    return reason if reason in ("length", "repetition", "abort") else "stop"
-
-
-def _translated(error: openai.OpenAIError) -> EngineError | EngineLost:
-    if isinstance(error, openai.APITimeoutError):
-        return EngineError("the server did not answer in time")
-    sentence = " ".join(_message(error).split())
-    if isinstance(error, (openai.APIConnectionError, *_HOPELESS)):
-        return EngineLost(f"the server cannot be used: {sentence}")
-    return EngineError(sentence)
-
-
-def _message(error: openai.OpenAIError) -> str:
-    """The server's own words where it has some."""
+def _sentence(error: openai.OpenAIError) -> str:
+    """The server's own words where it has some, on one line."""
     body = getattr(error, "body", None)
-    words = body.get("message") if isinstance(body, dict) else None
+    words = body.get("message") if isinstance(body, Mapping) else None
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else None
-    return str(words or cause or error)
+    return _shown(words or cause or error)

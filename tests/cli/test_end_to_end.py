@@ -24,7 +24,7 @@ def _convert(out: Path, *paths: Path) -> int:
 def test_images_and_pdfs_are_read_with_transformers(tmp_path: Path, capsys) -> None:
     pdf = image_pdf(tmp_path / "a.pdf", 2)
     assert _convert(tmp_path / "out", DATA / "images" / "v3_small.png", pdf) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["all", "3", "0", "3", "0", "0"]
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["all", "3", "0", "3", "0", "0", "0"]
     document = json.loads((tmp_path / "out" / "v3_small.png" / "document.json").read_text("utf-8"))
     (page,) = document["pages"]
     assert (page["status"], page["mode"], page["num_vision_tokens"]) == ("truncated", "tiny", 73)

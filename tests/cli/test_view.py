@@ -44,7 +44,7 @@ def converted(tmp_path: Path) -> Path:
     conversion = Conversion(
         FakeEngine(_answer), ReadSettings("fake", dpi=72), OutputSettings(), tmp_path / "out"
     )
-    asyncio.run(conversion.run(find_inputs([source])))
+    asyncio.run(conversion.run(find_inputs([source]).files))
     return tmp_path / "out"
 
 

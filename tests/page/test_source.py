@@ -93,14 +93,39 @@ def test_exif_orientation_is_applied(format: str, orientation: int) -> None:
     ],
 )
 def test_modes_become_rgb(mode: str, color: object, expected: tuple[int, int, int]) -> None:
-    image = upright_rgb(Image.new(mode, (3, 2), color))
+    image = upright_rgb(Image.new(mode, (3, 2), color), alpha="drop")
     assert image.mode == "RGB"
     assert image.getpixel((1, 1)) == expected
 
 
 def test_palette_images_become_rgb() -> None:
-    image = _page(BLUE).quantize(4)
-    assert open_image(_encoded(image, "PNG", transparency=0)).getpixel((0, 0)) == BLUE
+    data = _encoded(_page(BLUE).quantize(4), "PNG", transparency=0)
+    assert open_image(data, alpha="drop").getpixel((0, 0)) == BLUE
+    assert open_image(data).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_black_on_transparent_is_black_on_white() -> None:
+    image = Image.new("RGBA", (4, 1))  # black under full transparency
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    image.putpixel((2, 0), (200, 0, 0, 128))
+    page = open_image(_encoded(image, "PNG"))
+    assert [page.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 0)]
+    assert page.getpixel((2, 0)) == (227, 127, 127)
+    assert open_image(_encoded(image, "PNG"), alpha="drop").getpixel((0, 0)) == (0, 0, 0)
+    kept = open_image(_encoded(image, "PNG"), alpha=None)
+    assert upright_rgb(kept).tobytes() == page.tobytes()
+
+
+def test_heic_is_read() -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    data = _encoded(Image.new("RGB", (64, 48), RED), "HEIF", quality=100)
+    assert open_image(data).size == (64, 48)
+
+
+@pytest.mark.parametrize("format", ["PPM", "JPEG2000"])
+def test_formats_of_scanners_are_read(format: str) -> None:
+    assert open_image(_encoded(_page(), format)).size == (30, 20)
 
 
 def test_16_bit_greys_keep_their_shades() -> None:

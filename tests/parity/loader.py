@@ -81,7 +81,7 @@ class ParityData:
 
         The test is skipped where a JPEG decodes to other pixels than the recorded ones.
         """
-        image = open_image(self.root / file)
+        image = open_image(self.root / file, alpha="drop")
         if file.endswith((".jpg", ".jpeg")):
             recorded = self.image_record(file)["rgb_sha256"]
             if hashlib.sha256(image.tobytes()).hexdigest() != recorded:

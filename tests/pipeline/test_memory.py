@@ -40,7 +40,7 @@ output = OutputSettings(formats=("md", "json", "html", "report", "layout-pdf"))
 for name in output.formats:
     FORMATS[name].load()  # as the command does at its start: libraries are no growth
 conversion = Conversion(FakeEngine(), ReadSettings("fake", dpi=72), output, out, report)
-asyncio.run(conversion.run(find_inputs([source])))
+asyncio.run(conversion.run(find_inputs([source]).files))
 print(json.dumps(resident))
 """
 

@@ -12,7 +12,7 @@ from vllm_dsocr.document.blocks import Page
 from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request
 from vllm_dsocr.page.prompt import TASKS
 from vllm_dsocr.pipeline.retry import ladder, read_page
-from vllm_dsocr.pipeline.settings import ReadSettings
+from vllm_dsocr.pipeline.settings import Effort, ReadSettings
 
 IMAGE = Image.new("RGB", (640, 640))
 LOOP = "Some words first. " + "and on and on " * 100
@@ -23,7 +23,9 @@ EMPTY = Completion(" \n<｜end▁of▁sentence｜>", "stop", 1)
 
 
 def _read(
-    *answers: Completion | Exception, settings: ReadSettings | None = None
+    *answers: Completion | Exception,
+    settings: ReadSettings | None = None,
+    effort: Effort | None = None,
 ) -> tuple[Page, list[Request]]:
     """The page after these answers, in order; further requests would be an error."""
     left = list(answers)
@@ -37,7 +39,9 @@ def _read(
     settings = settings or ReadSettings("m")
     engine = FakeEngine(answer)
     first = Request(IMAGE, settings.prompt, settings.mode, seed=7)
-    page = asyncio.run(read_page(engine, first, settings, Page(7, "failed", 640, 640)))
+    page = asyncio.run(
+        read_page(engine, first, settings, Page(7, "failed", 640, 640), effort or Effort())
+    )
     return page, engine.requests
 
 
@@ -49,7 +53,7 @@ def test_a_good_page_is_asked_for_once() -> None:
 
 
 def test_every_rung_changes_one_thing() -> None:
-    page, requests = _read(LOOPED, CUT, EMPTY, LOOPED, GOOD)
+    page, requests = _read(LOOPED, CUT, LOOPED, LOOPED, GOOD)
     first, guard, mode, temperature, plain = requests
     assert guard.guard is not None and first.guard is None
     assert mode.mode == "base" and first.mode is None
@@ -63,7 +67,7 @@ def test_every_rung_changes_one_thing() -> None:
         "plain",
     ]
     outcomes = [attempt.outcome for attempt in page.attempts]
-    assert outcomes == ["repeated", "truncated", "empty", "repeated", "ok"]
+    assert outcomes == ["repeated", "truncated", "repeated", "repeated", "ok"]
     assert (page.status, page.text) == ("ok", "# Fine")
 
 
@@ -80,14 +84,45 @@ def test_the_engine_may_find_the_loop_itself() -> None:
 
 
 def test_cut_off_is_better_than_looped() -> None:
-    page, _ = _read(LOOPED, CUT, LOOPED, EMPTY, LOOPED)
+    page, _ = _read(LOOPED, CUT, LOOPED, LOOPED, LOOPED)
     assert (page.status, page.text) == ("truncated", CUT.text)
 
 
-def test_a_page_that_is_always_empty_is_blank() -> None:
-    page, _ = _read(*[EMPTY] * 5)
+def test_an_empty_answer_is_asked_for_once_more_and_then_believed() -> None:
+    page, _ = _read(EMPTY, EMPTY)
     assert (page.status, page.text.strip(), page.blocks) == ("ok", "", ())
-    assert len(page.attempts) == 5
+    assert [attempt.rung for attempt in page.attempts] == ["first", "guard"]
+
+
+def test_no_hot_or_plain_answer_outranks_an_empty_one() -> None:
+    page, requests = _read(EMPTY, LOOPED, LOOPED)
+    assert [attempt.rung for attempt in page.attempts] == ["first", "guard", "mode"]
+    assert all(request.temperature == 0 for request in requests)
+    assert {request.prompt for request in requests} == {TASKS["markdown"]}
+
+
+def test_what_looped_upright_is_turned_until_it_reads() -> None:
+    effort = Effort(retries=0, auto_rotate=True)
+    page, requests = _read(LOOPED, EMPTY, GOOD, effort=effort)
+    assert (page.status, page.text, page.rotation) == ("ok", "# Fine", 270)
+    assert [attempt.rung for attempt in page.attempts] == ["first", "rotate-90", "rotate-270"]
+    assert len(requests) == 3
+
+
+def test_all_tries_together_have_one_bound() -> None:
+    class Hung(FakeEngine):
+        async def complete(self, request: Request) -> Completion:
+            if self.requests:
+                await asyncio.sleep(60)
+            return await super().complete(request)
+
+    settings, effort = ReadSettings("m"), Effort(timeout=0.2)
+    first = Request(IMAGE, settings.prompt)
+    page = asyncio.run(
+        read_page(Hung(lambda _: CUT), first, settings, Page(1, "failed", 640, 640), effort)
+    )
+    assert (page.status, page.text) == ("truncated", CUT.text)
+    assert page.attempts[-1].outcome == "no answer within 0.2 s"
 
 
 def test_a_long_row_of_dots_at_the_end_is_no_loop() -> None:
@@ -112,7 +147,7 @@ def test_a_lost_engine_is_not_the_pages_fault() -> None:
 
 
 def test_fewer_retries_when_asked_for() -> None:
-    page, _ = _read(CUT, settings=ReadSettings("m", retries=0))
+    page, _ = _read(CUT, effort=Effort(retries=0))
     assert (page.status, len(page.attempts)) == ("truncated", 1)
 
 

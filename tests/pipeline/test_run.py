@@ -19,7 +19,7 @@ from vllm_dsocr.page.ranges import PageRanges
 from vllm_dsocr.pipeline.finish import OutputSettings
 from vllm_dsocr.pipeline.inputs import InputFile, find_inputs
 from vllm_dsocr.pipeline.run import Conversion, Event
-from vllm_dsocr.pipeline.settings import ReadSettings
+from vllm_dsocr.pipeline.settings import Effort, ReadSettings
 
 pytest.importorskip("pypdfium2", reason="pip install 'vllm-dsocr[pdf]'")
 
@@ -32,11 +32,12 @@ def _convert(
     engine: FakeEngine | None = None,
     output: OutputSettings | None = None,
     settings: ReadSettings = SETTINGS,
+    effort: Effort | None = None,
 ) -> tuple[list[Event], list[Event]]:
     """Summaries and events of a run."""
     events: list[Event] = []
     conversion = Conversion(
-        engine or FakeEngine(), settings, output or OutputSettings(), out, events.append
+        engine or FakeEngine(), settings, output or OutputSettings(), out, events.append, effort
     )
     return asyncio.run(conversion.run(files)), events
 
@@ -46,7 +47,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("timings.jsonl", ".lock")
+        if path.is_file() and path.name not in ("timings.jsonl", ".dsocr.lock")
     }
 
 
@@ -61,12 +62,15 @@ def pdf(tmp_path: Path) -> InputFile:
 
 def test_every_page_is_there_in_order(tmp_path: Path, pdf: InputFile) -> None:
     summaries, events = _convert(tmp_path / "out", [pdf])
-    assert summaries == [{"document": "a.pdf", "statuses": {"ok": 7}, "reason": None}]
+    assert summaries == [
+        {"document": "a.pdf", "statuses": {"ok": 7}, "failed": False, "reason": None}
+    ]
     document = _document(tmp_path / "out", "a.pdf")
     assert [page["page"] for page in document["pages"]] == [1, 2, 3, 4, 5, 6, 7]
     assert len({page["text"] for page in document["pages"]}) == 7
     assert document["pages"][0]["size_points"] == [120, 160]
-    assert events[0] == {"event": "start", "documents": 1, "pages": 7}
+    assert [event["event"] for event in events[:4]] == ["counting", "start", "loading", "ready"]
+    assert events[1] == {"event": "start", "documents": 1, "pages": 7}
 
 
 def test_all_formats_are_written(tmp_path: Path, pdf: InputFile) -> None:
@@ -178,13 +182,17 @@ def _mixed_folder(folder: Path) -> Path:
 
 
 def test_bad_files_have_their_reason_and_stop_nothing(tmp_path: Path) -> None:
-    files = find_inputs([_mixed_folder(tmp_path / "in"), tmp_path / "missing.pdf"])
+    files = find_inputs([_mixed_folder(tmp_path / "in"), tmp_path / "missing.pdf"]).files
     summaries, _ = _convert(tmp_path / "out", files)
     reasons = {summary["document"]: summary["reason"] for summary in summaries}
     statuses = {summary["document"]: summary["statuses"] for summary in summaries}
     assert statuses.pop("good.png") == {"ok": 1}
     assert statuses.pop("more/good.pdf") == {"ok": 2}
-    assert all(found == {"failed": 1} for found in statuses.values())
+    pages = {name: statuses.pop(name) for name in ("truncated.png", "empty.png", "huge.png")}
+    assert all(found == {"failed": 1} for found in pages.values())
+    assert all(found == {} for found in statuses.values())
+    failed = {summary["document"] for summary in summaries if summary["failed"]}
+    assert failed == {"locked.pdf", "text.pdf", "missing.pdf"}
     expected = {
         "truncated.png": "truncated",
         "locked.pdf": "needs a password",
@@ -197,11 +205,12 @@ def test_bad_files_have_their_reason_and_stop_nothing(tmp_path: Path) -> None:
         assert words in reasons[name]
         assert "\n" not in reasons[name]
     assert reasons["good.png"] is None
-    assert _document(tmp_path / "out", "locked.pdf")["pages"][0]["status"] == "failed"
+    assert not (tmp_path / "out" / "locked.pdf").exists()
+    assert _document(tmp_path / "out", "truncated.png")["pages"][0]["status"] == "failed"
 
 
 def test_bad_files_are_not_tried_again(tmp_path: Path) -> None:
-    files = find_inputs([_mixed_folder(tmp_path / "in")])
+    files = find_inputs([_mixed_folder(tmp_path / "in")]).files
     first, _ = _convert(tmp_path / "out", files)
     engine = FakeEngine()
     second, _ = _convert(tmp_path / "out", files, engine)
@@ -228,7 +237,7 @@ def test_hostile_tags_do_nothing_and_stay_in_the_record(tmp_path: Path) -> None:
     code = f"__import__('os').system('touch {victim}')"
     text = f"<|ref|>image<|/ref|><|det|>[[{code}]]<|/det|><script>alert(1)</script>"
     engine = FakeEngine(lambda request: Completion(text, "stop", 9))
-    _convert(tmp_path / "out", find_inputs([tmp_path / "a.png"]), engine)
+    _convert(tmp_path / "out", find_inputs([tmp_path / "a.png"]).files, engine)
     assert not victim.exists()
     page = _document(tmp_path / "out", "a.png")["pages"][0]
     assert page["text"] == text
@@ -242,14 +251,3 @@ def test_hostile_tags_do_nothing_and_stay_in_the_record(tmp_path: Path) -> None:
 def test_no_threads_are_left(tmp_path: Path, pdf: InputFile) -> None:
     _convert(tmp_path / "out", [pdf])
     assert not [t for t in threading.enumerate() if t.name.startswith("dsocr-pages")]
-
-
-def test_equal_names_get_folders_of_their_own(tmp_path: Path) -> None:
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        page_image(ord(folder)).save(tmp_path / folder / "a.png")
-    files = find_inputs([tmp_path / "x", tmp_path / "y", tmp_path / "x" / "a.png"])
-    assert [file.name for file in files] == ["a.png", "a.png~2", "a.png~3"]
-    (tmp_path / "x" / ".hidden.png").write_bytes(b"")
-    (tmp_path / "x" / "notes.txt").write_text("no page")
-    assert len(find_inputs([tmp_path / "x"])) == 1

@@ -23,7 +23,7 @@ OPTIONS: dict[str, Any] = {
     "max_model_len": 4096,
     "max_num_seqs": 8,
     "kv_cache_memory_bytes": 64 << 20,
-    "mm_processor_kwargs": {"resampler": "pillow"},  # the reference's pixels
+    "mm_processor_kwargs": {"resampler": "pillow", "alpha": "drop"},  # the reference's pixels
     "seed": 0,
 }
 

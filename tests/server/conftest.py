@@ -24,7 +24,8 @@ FLAGS = [
     "--enforce-eager",
     "--max-model-len=4096",
     "--trust-request-mm-kwargs",
-    "--mm-processor-kwargs=" + json.dumps({"resampler": "pillow"}),  # the reference's pixels
+    "--mm-processor-kwargs="
+    + json.dumps({"resampler": "pillow", "alpha": "drop"}),  # the reference's pixels
 ]
 
 

@@ -1,47 +1,57 @@
-"""`dsocr convert PATHS... -o OUT`: files, folders and allowed URLs in, documents out.
+"""`dsocr convert PATHS... -o OUT`: files, folders and URLs in, documents out.
 
-Exit code 0 when every page was read, 1 when a page failed, 2 when the run could not go on.
+Exit code 0 when all is well, 1 when a page or file is not, 2 when the run could not go on, 130 when
+it was interrupted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 
-from vllm_dsocr.cli.console import Event, ProgressBar, json_lines, summary_table
-from vllm_dsocr.cli.engines import EngineChoice, engine_arg, make_engine
+from vllm_dsocr.cli.console import ProgressReport, Reporter, json_lines, own_stdout, say
+from vllm_dsocr.cli.console import summary_table as summary_table
+from vllm_dsocr.cli.engines import engine_arg
 from vllm_dsocr.cli.lazy import APP, examples
+from vllm_dsocr.cli.stopping import EXIT_INTERRUPTED, stops_in_order
 from vllm_dsocr.config import MODES, OFFICIAL_MODEL
 from vllm_dsocr.document.compression import compression_table
 from vllm_dsocr.engine import EngineLost
-from vllm_dsocr.page.fetch import fetch, is_url
 from vllm_dsocr.page.pdf import DEFAULT_DPI
-from vllm_dsocr.page.prompt import TASKS, PromptError
+from vllm_dsocr.page.prompt import PromptError
 from vllm_dsocr.page.ranges import PageRanges
-from vllm_dsocr.page.source import PageError
-from vllm_dsocr.pipeline.files import InUse, locked
+from vllm_dsocr.pipeline.document import Event
+from vllm_dsocr.pipeline.files import CannotWrite, InUse, locked
 from vllm_dsocr.pipeline.finish import OutputSettings, reopen
-from vllm_dsocr.pipeline.inputs import InputFile, find_inputs
-from vllm_dsocr.pipeline.run import Conversion
+from vllm_dsocr.pipeline.inputs import Download, Inputs, find_inputs
+from vllm_dsocr.pipeline.run import TooManyFailures
 from vllm_dsocr.pipeline.settings import ReadSettings
 from vllm_dsocr.pipeline.store import DocumentFolder
+from vllm_dsocr.reader import Reader, fetched
 from vllm_dsocr.render.finished import RenderOptions
 from vllm_dsocr.render.formats import DEFAULT_FORMATS, FORMATS
 
-EXIT_FAILED_PAGES, EXIT_STOPPED = 1, 2
+EXIT_NOT_ALL_WELL, EXIT_STOPPED = 1, 2
+STREAM = "-"  # stdin for a source, stdout for OUT
 
 app = typer.Typer(**APP)
 READING: dict[str, Any] = {"rich_help_panel": "How pages are read"}
+TROUBLE: dict[str, Any] = {"rich_help_panel": "When something goes wrong"}
 WRITING: dict[str, Any] = {"rich_help_panel": "What is written"}
 ENGINE: dict[str, Any] = {"rich_help_panel": "What reads the pages"}
-_TASKS = ", ".join("locate TEXT" if name == "locate" else name for name in TASKS)
+_TASKS = (
+    "markdown (text with layout), ocr (text line by line), free (plain text), figure (charts and "
+    "drawings), describe (a picture in words), locate TEXT (where something is)"
+)
 
 
 def _task(text: str) -> str:
@@ -76,32 +86,42 @@ def _formats(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A command line, read: what is converted, how, where to and what is said about it."""
+    """A command line, read."""
 
     sources: list[str]
     out: Path
+    reader: Reader
     output: OutputSettings
-    reading: Callable[[str], ReadSettings]  # by the model's name, which the engine may choose
-    engine: EngineChoice
     allow_hosts: list[str]
+    to_stdout: bool
     as_json: bool
     stats: bool
+    strict: bool
 
 
 @app.command(
     epilog=examples(
-        "dsocr convert scans/ report.pdf -o out --server http://localhost:8000/v1",
+        "dsocr convert scans/ report.pdf -o out --server http://localhost:8000",
         "dsocr convert report.pdf -o out --pages 1-3,7 --format md,docling",
         "dsocr convert page.png -o out --engine hf --task 'locate the stamp'",
+        "dsocr convert scans/ -o out --server http://localhost:8000 --retry-failed --auto-rotate",
+        "curl -s https://example.org/a.pdf | dsocr convert - -o - > a.md",
     )
 )
 def convert(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="image, PDF, folder, or URL of an allowed host"),
+        typer.Argument(metavar="PATH...", help="image, PDF, folder or URL; - is stdin"),
     ],
     out: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT", help="folder", show_default=False)
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="folder; - writes one document to stdout",
+            show_default=False,
+        ),
     ],
     task: Annotated[
         str, typer.Option(parser=_task, metavar="TASK", help=f"one of: {_TASKS}", **READING)
@@ -122,15 +142,68 @@ def convert(
     dpi: Annotated[
         float, typer.Option(min=10, max=1200, help="of PDF pages", **READING)
     ] = DEFAULT_DPI,
+    alpha: Annotated[
+        Literal["white", "drop"],
+        typer.Option(help="behind transparency: white paper, or what lies under it", **READING),
+    ] = "white",
+    password: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="of encrypted PDFs",
+            envvar="DSOCR_PDF_PASSWORD",
+            show_default=False,
+            **READING,
+        ),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="longest text of a page", **READING)
     ] = None,
-    retries: Annotated[
-        int, typer.Option(min=0, help="other settings to try on a page that goes wrong", **READING)
-    ] = 4,
     allow_host: Annotated[
-        list[str], typer.Option(metavar="HOST", help="may be fetched from; may be repeated")
+        list[str],
+        typer.Option(metavar="HOST", help="where redirects of a URL may lead too", **READING),
     ] = (),
+    retries: Annotated[
+        int, typer.Option(min=0, help="other settings to try on a page that goes wrong", **TROUBLE)
+    ] = 4,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="for all tries of a page together; 600 with a server, else no bound",
+            **TROUBLE,
+        ),
+    ] = None,
+    max_failures: Annotated[
+        int,
+        typer.Option(
+            min=0, help="pages in a row without an answer that end the run; 0: never", **TROUBLE
+        ),
+    ] = 10,
+    auto_rotate: Annotated[
+        bool,
+        typer.Option(
+            "--auto-rotate", help="turn pages that come out empty or looping, too", **TROUBLE
+        ),
+    ] = False,
+    fallback: Annotated[
+        Literal["text-layer"] | None,
+        typer.Option(help="what stands in for a page of a PDF that failed", **TROUBLE),
+    ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed", help="read failed, truncated and repeated pages again", **TROUBLE
+        ),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="read all pages again", **TROUBLE)] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="exit with 1 for truncated and repeated pages, too", **TROUBLE
+        ),
+    ] = False,
     formats: Annotated[
         tuple,
         typer.Option(
@@ -142,7 +215,7 @@ def convert(
         ),
     ] = ",".join(DEFAULT_FORMATS),
     tables: Annotated[
-        Literal["html", "markdown"], typer.Option(help="in Markdown", **WRITING)
+        Literal["html", "markdown"], typer.Option(help="tables in Markdown", **WRITING)
     ] = "html",
     math: Annotated[
         Literal["dollar", "official"],
@@ -168,7 +241,7 @@ def convert(
         bool, typer.Option("--stats", help="vision and text tokens of every page", **WRITING)
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="log as lines of JSON on stdout", **WRITING)
+        bool, typer.Option("--json", help="events as lines of JSON on stdout", **WRITING)
     ] = False,
     server: Annotated[
         str | None,
@@ -209,80 +282,135 @@ def convert(
     """Reads images and PDFs into Markdown, HTML, JSON and more.
 
     A run that was interrupted goes on where it was when it is started again; a finished one does
-    nothing.
+    nothing. Exit code: 0 when all is well, 1 when a page or file is not, 2 when the run could not
+    go on, 130 when it was interrupted.
     """
+    to_stdout = out == STREAM
+    if to_stdout and (as_json or stats):
+        raise typer.BadParameter("-o - leaves no room on stdout for --json or --stats")
+    if to_stdout and FORMATS[formats[0]].is_folder:
+        raise typer.BadParameter(f"-o - takes a format of one file, {formats[0]} is several")
+    if retry_failed and force:
+        raise typer.BadParameter("--force reads all pages again, --retry-failed some of them")
+    reader = Reader(
+        **_choice(server, engine, model, concurrency, server_retries, dict(engine_args)),
+        task=task, mode=mode, dpi=dpi, alpha=alpha, max_tokens=max_tokens, password=password,
+        retries=retries, timeout=timeout, max_failures=max_failures, auto_rotate=auto_rotate,
+        text_layer=fallback is not None,
+        again="all" if force else "failed" if retry_failed else "unanswered",
+    )  # fmt: skip
     options = RenderOptions(tables, math, markdown, furniture, page_comments, join_pages)
-    return _run(
-        Job(
-            sources=paths,
-            out=out,
-            output=OutputSettings(pages, formats, options),
-            reading=lambda name: ReadSettings(name, task, mode, dpi, max_tokens, retries),
-            engine=EngineChoice(
-                server, engine, model, concurrency, server_retries, dict(engine_args)
-            ),
-            allow_hosts=list(allow_host),
-            as_json=as_json,
-            stats=stats,
-        )
-    )
+    output = OutputSettings(pages, formats[:1] if to_stdout else formats, options)
+    with tempfile.TemporaryDirectory(prefix="dsocr-") as scratch:
+        place = Path(scratch) / "out" if to_stdout else Path(out)
+        job = Job(paths, place, reader, output, list(allow_host), to_stdout, as_json, stats, strict)
+        with own_stdout() as stdout:
+            return _run(job, Path(scratch), stdout)
 
 
-def _run(job: Job) -> int:
+def _choice(*values: Any) -> dict[str, Any]:
+    names = ("server", "engine", "model", "concurrency", "server_retries", "engine_args")
+    return dict(zip(names, values, strict=True))
+
+
+def _run(job: Job, scratch: Path, stdout: TextIO) -> int:
     """Runs the command; every expected trouble is one line on stderr."""
     try:
-        with locked(job.out), tempfile.TemporaryDirectory(prefix="dsocr-") as downloads:
-            summaries = asyncio.run(_convert(job, _inputs(job, Path(downloads))))
-    except (EngineLost, InUse, ImportError) as error:
-        print(f"dsocr convert: {error}", file=sys.stderr)
-        return EXIT_STOPPED
+        with stops_in_order():
+            return _converted(job, scratch, stdout)
     except KeyboardInterrupt:
-        print("dsocr convert: stopped; the same command goes on from here", file=sys.stderr)
+        say("dsocr convert: interrupted; the same command goes on from here")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_STOPPED  # whoever read our output has left
+    except (EngineLost, InUse, CannotWrite, TooManyFailures, ImportError, OSError) as error:
+        say(f"dsocr convert: {error}")
         return EXIT_STOPPED
-    _print_end(job, summaries)
-    failed = any(summary["statuses"].get("failed") for summary in summaries)
-    return EXIT_FAILED_PAGES if failed else 0
 
 
-async def _convert(job: Job, files: Sequence[InputFile]) -> list[Event]:
+def _converted(job: Job, scratch: Path, stdout: TextIO) -> int:
+    refusal = _refusal(job)
+    if refusal:
+        say(f"dsocr convert: {refusal}")
+        return EXIT_STOPPED
+    with locked(job.out):
+        inputs = _inputs(job, scratch)
+        if job.to_stdout and len(inputs.files) != 1:
+            say(f"dsocr convert: -o - takes one document, here are {len(inputs.files)}")
+            return EXIT_STOPPED
+        progress = None if job.as_json else ProgressReport()
+        try:
+            report = progress or json_lines(stdout)
+            summaries = asyncio.run(_convert(job, inputs, report))
+        finally:
+            if progress:
+                progress.close()
+        _print_end(job, summaries, stdout)
+    return _exit_code(job, summaries)
+
+
+def _refusal(job: Job) -> str | None:
+    """Why these arguments cannot be carried out, before anything is touched."""
+    for text in job.sources:
+        if os.path.isdir(text) and os.path.realpath(text) == os.path.realpath(job.out):
+            return f"{text} cannot be both read and written to: choose another -o"
+    return None
+
+
+async def _convert(job: Job, inputs: Inputs, report: Reporter) -> list[Event]:
     for name in job.output.formats:
         FORMATS[name].load()  # says now what it needs, not at the end
-    engine = await make_engine(job.engine)
-    settings = job.reading(engine.model)
+    for text in inputs.warnings:
+        report({"event": "warning", "text": text})
+    async with job.reader as reader:
+        return await reader.arun(inputs, job.out, job.output, report)
+
+
+def _inputs(job: Job, scratch: Path) -> Inputs:
+    """What is on the command line; stdin and URLs are fetched."""
+    texts = [text for text in job.sources if text != STREAM]
+    places: list[Path | Download] = fetched(texts, scratch, job.allow_hosts)
+    if STREAM in job.sources:
+        path = scratch / "stdin"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        places.append(Download(path, "stdin"))
+    return find_inputs(places, job.out)
+
+
+def _exit_code(job: Job, summaries: Sequence[Event]) -> int:
+    bad = {"failed", "truncated", "repeated", "text-layer"} if job.strict else {"failed"}
+    ill = any(
+        summary["failed"] or any(summary["statuses"].get(status) for status in bad)
+        for summary in summaries
+    )
+    return EXIT_NOT_ALL_WELL if ill else 0
+
+
+def _print_end(job: Job, summaries: Sequence[Event], stdout: TextIO) -> None:
     if job.as_json:
-        return await Conversion(engine, settings, job.output, job.out, json_lines).run(files)
-    bar = ProgressBar()
-    try:
-        return await Conversion(engine, settings, job.output, job.out, bar).run(files)
-    finally:
-        bar.close()
+        json_lines(stdout)({"event": "summary", "documents": summaries})
+    elif job.to_stdout:
+        _print_document(job, stdout)
+    else:
+        print("\n".join(summary_table(summaries)), file=stdout)
+        if job.stats:
+            _print_stats(job, summaries, stdout)
 
 
-def _inputs(job: Job, downloads: Path) -> list[InputFile]:
-    """What is on the command line, URLs fetched; what cannot be fetched becomes a failed file."""
-    paths, errors = [], {}
-    for index, text in enumerate(job.sources):
-        if not is_url(text):
-            paths.append(Path(text))
-            continue
-        folder = downloads / str(index)
-        folder.mkdir()
-        try:
-            paths.append(fetch(text, folder, job.allow_hosts))
-        except PageError as error:
-            paths.append(folder / "download")
-            errors[paths[-1]] = error
-    return find_inputs(paths, errors)
+def _print_document(job: Job, stdout: TextIO) -> None:
+    """The one document in its first format."""
+    for manifest in job.out.rglob("manifest.json"):
+        document = reopen(DocumentFolder(manifest.parent))
+        if document is not None:
+            stdout.flush()
+            data = (manifest.parent / FORMATS[job.output.formats[0]].file).read_bytes()
+            getattr(stdout, "buffer", stdout).write(data)
 
 
-def _print_end(job: Job, summaries: Sequence[Event]) -> None:
-    if job.as_json:
-        json_lines({"event": "summary", "documents": summaries})
-        return
-    print("\n".join(summary_table(summaries)))
-    if job.stats:
-        for summary in summaries:
-            document = reopen(DocumentFolder(job.out / summary["document"]))
-            if document is not None:
-                print(f"\n{summary['document']}")
-                print("\n".join(compression_table(document.pages())))
+def _print_stats(job: Job, summaries: Sequence[Event], stdout: TextIO) -> None:
+    for summary in summaries:
+        document = reopen(DocumentFolder(job.out / summary["document"]))
+        if document is not None:
+            print(f"\n{summary['document']}", file=stdout)
+            print("\n".join(compression_table(document.pages())), file=stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from urllib.parse import quote
 import typer
 
 from vllm_dsocr.cli.lazy import APP, examples
-from vllm_dsocr.pipeline.files import InUse, locked, write_atomic
+from vllm_dsocr.pipeline.files import CannotWrite, InUse, locked, write_atomic
 from vllm_dsocr.pipeline.finish import reopen
 from vllm_dsocr.pipeline.outputs import write_format
 from vllm_dsocr.pipeline.store import MANIFEST, DocumentFolder
@@ -34,13 +35,13 @@ def view(
 
     Writes the reports that are missing, prints where to look and opens it.
     """
-    if not any(output.rglob(MANIFEST)):
+    if not documents_in(output):
         print(f"dsocr view: no finished document in {output}", file=sys.stderr)
         return 2
     try:
         with locked(output):
             index = write_index(output)
-    except InUse as error:
+    except (CannotWrite, InUse) as error:
         print(f"dsocr view: {error}", file=sys.stderr)
         return 2
     print(index)
@@ -55,13 +56,19 @@ def write_index(out: Path) -> Path | None:
     A report is made anew unless it is younger than its document. Pictures come from the source
     files, which have to be where they were; without them a report has the text alone.
     """
-    folders = [path.parent for path in sorted(out.rglob(MANIFEST))]
+    folders = documents_in(out)
     for folder in folders:
         _write_report(folder)
     if not folders:
         return None
     write_atomic(out / INDEX, _index(out, folders))
     return out / INDEX
+
+
+def documents_in(out: Path) -> list[Path]:
+    """Folders of finished documents."""
+    folders = [path.parent for path in sorted(out.rglob(MANIFEST))]
+    return [folder for folder in folders if DocumentFolder(folder).manifest()]
 
 
 def _write_report(folder: Path) -> None:
@@ -81,7 +88,7 @@ def _index(out: Path, folders: Sequence[Path]) -> Iterator[str]:
     )
     for folder in folders:
         name = folder.relative_to(out).as_posix()
-        link = quote(f"{name}/{FORMATS['report'].file}")
+        link = quote(os.fsencode(f"{name}/{FORMATS['report'].file}"))
         yield f'<li><a href="{link}">{escape(name)}</a> {_fates(folder)}</li>\n'
     yield "</ul>\n</article>\n</body>\n</html>\n"
 

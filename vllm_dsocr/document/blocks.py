@@ -14,8 +14,9 @@ from vllm_dsocr.page.frame import PdfFrame
 
 BOX_MAX = 999  # the model writes coordinates as integers 0..999 over each side of the page
 
-Status = Literal["ok", "truncated", "repeated", "failed"]
-STATUSES: tuple[Status, ...] = ("ok", "truncated", "repeated", "failed")
+# text-layer: the page failed, and what its PDF has as text stands in for it.
+Status = Literal["ok", "truncated", "repeated", "text-layer", "failed"]
+STATUSES: tuple[Status, ...] = ("ok", "truncated", "repeated", "text-layer", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,8 @@ class Page:
     size_points: (width, height) in PDF points, as displayed, and frame: for pages of a PDF.
     text: the model's words as they came, markup included, up to the loop if it looped.
     mode: name of the resolution preset, or None when the engine's own default was in force.
-    reason: one sentence when status is failed.
+    reason: one sentence when status is failed or text-layer.
+    rotation: degrees the page was turned clockwise to be read; sizes are of the turned page.
     """
 
     number: int
@@ -127,6 +129,7 @@ class Page:
     attempts: tuple[Attempt, ...] = field(default=())
     reason: str | None = None
     frame: PdfFrame | None = None
+    rotation: int = 0
 
     @property
     def figures(self) -> tuple[Figure, ...]:

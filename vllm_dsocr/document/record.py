@@ -23,6 +23,7 @@ def page_record(page: Page) -> dict[str, Any]:
         "width": page.width,
         "height": page.height,
         "size_points": page.size_points,
+        "rotation": page.rotation,
         "frame": asdict(page.frame) if page.frame else None,
         "mode": page.mode,
         "num_vision_tokens": page.num_vision_tokens,
@@ -49,6 +50,7 @@ def page_from_record(record: Mapping[str, Any]) -> Page:
         num_text_tokens=record["num_text_tokens"],
         attempts=tuple(Attempt(**attempt) for attempt in record["attempts"]),
         reason=record["reason"],
+        rotation=record.get("rotation", 0),
         frame=_frame(record.get("frame")),
     )
 

@@ -49,7 +49,7 @@ def infer(
     """See DeepseekOCRForCausalLM.infer."""
     if generation.get("num_return_sequences", 1) != 1:
         raise OptionError("infer gives one text; num_return_sequences is for generate")
-    image = open_image(image_file) if image_file else None
+    image = open_image(image_file, alpha=options.alpha) if image_file else None
     inputs = _inputs(tokenizer, prompt, image, options)
     beams = generation.get("num_beams", 1) > 1  # written when they are done, not as they come
     streamer = None if eval_mode or beams else _Printer(tokenizer, skip_prompt=True)

@@ -316,7 +316,7 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
             prompt,
             image_file,
             output_path,
-            PageOptions(resampler="pillow").override(sizes),
+            PageOptions(resampler="pillow", alpha="drop").override(sizes),
             test_compress=test_compress,
             save_results=save_results,
             eval_mode=eval_mode,

@@ -87,6 +87,7 @@ class DeepseekOCRProcessor(ProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         """What `save_pretrained` writes into processor_config.json: the page defaults."""
         stored = {"image_token": IMAGE_TOKEN, "resampler": self.options.resampler}
+        stored["alpha"] = self.options.alpha
         stored |= {name: getattr(self.options.resolution, name) for name in RESOLUTION_OPTIONS}
         return {**stored, "processor_class": DeepseekOCRProcessor.__name__}
 

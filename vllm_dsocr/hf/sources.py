@@ -61,15 +61,15 @@ def _open(source: Any, allowed_hosts: Collection[str]) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if not isinstance(source, str):
-        return open_image(source)
+        return open_image(source, alpha=None)
     if is_url(source):
         with tempfile.TemporaryDirectory() as folder:
-            return open_image(fetch(source, Path(folder), allowed_hosts))
+            return open_image(fetch(source, Path(folder), allowed_hosts), alpha=None)
     if source.startswith(DATA_URL):
-        return open_image(_decoded(source.partition(",")[2]))
+        return open_image(_decoded(source.partition(",")[2]), alpha=None)
     if len(source) >= SHORTEST_BASE64 and not os.path.exists(source):
-        return open_image(_decoded(source))
-    return open_image(source)
+        return open_image(_decoded(source), alpha=None)
+    return open_image(source, alpha=None)
 
 
 def _decoded(text: str) -> bytes:

@@ -1,25 +1,24 @@
-"""A URL -> a file on disk, from hosts that were named and from no other.
+"""A URL -> a file on disk. Needs httpx.
 
-Redirects are followed only to named hosts, so that a page list cannot reach what lies behind a
-firewall. Standard library only.
+Only hosts that were named are asked, redirects included, so that neither a page list nor an answer
+can reach what lies behind a firewall. A URL that a person typed names its host.
 """
 
 from __future__ import annotations
 
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Collection
-from email.message import Message
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from vllm_dsocr.page.source import PageError
 
+if TYPE_CHECKING:
+    import httpx
+
 MAX_BYTES = 1 << 30
-_TIMEOUT_SECONDS = 60
-_PIECE_BYTES = 1 << 20
+MAX_REDIRECTS = 10
+_TIMEOUT_SECONDS = 60.0
 
 
 def is_url(text: str) -> bool:
@@ -27,54 +26,68 @@ def is_url(text: str) -> bool:
     return urlsplit(text).scheme in ("http", "https")
 
 
-def fetch(
-    url: str, folder: Path, allowed_hosts: Collection[str], max_bytes: int = MAX_BYTES
-) -> Path:
-    """Saves what the URL gives under its own last name in `folder`.
-
-    Raises PageError: host not allowed, no answer, or more than `max_bytes`.
-    """
-    _check_host(url, allowed_hosts)
-    name = PurePosixPath(unquote(urlsplit(url).path)).name.replace("\0", "") or "download"
-    target = folder / name
-    opener = urllib.request.build_opener(_NamedHosts(allowed_hosts))
+def url_name(url: str) -> str:
+    """What to call the file behind a URL: the last part of its path."""
     try:
-        with opener.open(url, timeout=_TIMEOUT_SECONDS) as answer, target.open("wb") as file:
-            _copy(answer, file, max_bytes, url)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
-        raise PageError(f"cannot fetch {url}: {getattr(error, 'reason', error)}") from error
+        name = PurePosixPath(unquote(urlsplit(url).path)).name
+    except ValueError:
+        return "download"
+    return "".join(letter for letter in name if letter.isprintable()) or "download"
+
+
+def fetch(
+    url: str,
+    folder: Path,
+    allowed_hosts: Collection[str] = (),
+    max_bytes: int = MAX_BYTES,
+    typed: bool = False,
+) -> Path:
+    """Saves what the URL gives in `folder` as `url_name`.
+
+    typed: by a person, whose own wish allows its host. Raises PageError: a host that was not
+    allowed, no answer, an error for an answer, or more than `max_bytes`.
+    """
+    httpx = _httpx()
+    target = folder / url_name(url)
+    try:
+        hosts = {*allowed_hosts, *([urlsplit(url).hostname] if typed else [])}
+        with httpx.Client(timeout=_TIMEOUT_SECONDS) as client:
+            _save(client, url, hosts, target, max_bytes)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        if isinstance(error, PageError):
+            raise
+        raise PageError(f"cannot fetch {url}: {error or type(error).__name__}") from error
     return target
 
 
-def _copy(answer: IO[bytes], file: IO[bytes], max_bytes: int, url: str) -> None:
+def _save(
+    client: httpx.Client, url: str, hosts: Collection[str | None], target: Path, max_bytes: int
+) -> None:
+    for _ in range(MAX_REDIRECTS + 1):
+        if not is_url(url) or urlsplit(url).hostname not in hosts:
+            host = urlsplit(url).hostname
+            raise PageError(f"{url}: host {host!r} was not allowed; allow it by name")
+        with client.stream("GET", url) as answer:
+            if answer.next_request is None:
+                answer.raise_for_status()
+                return _copy(answer, target, max_bytes)
+            url = str(answer.next_request.url)
+    raise PageError(f"cannot fetch {url}: more than {MAX_REDIRECTS} redirects")
+
+
+def _copy(answer: httpx.Response, target: Path, max_bytes: int) -> None:
     size = 0
-    while piece := answer.read(_PIECE_BYTES):
-        size += len(piece)
-        if size > max_bytes:
-            raise PageError(f"{url} is larger than {max_bytes:,} bytes")
-        file.write(piece)
+    with target.open("wb") as file:
+        for piece in answer.iter_bytes():
+            size += len(piece)
+            if size > max_bytes:
+                raise PageError(f"{answer.url} is larger than {max_bytes:,} bytes")
+            file.write(piece)
 
 
-def _check_host(url: str, allowed_hosts: Collection[str]) -> None:
-    host = urlsplit(url).hostname
-    if not is_url(url) or host not in allowed_hosts:
-        raise PageError(f"{url}: host {host!r} was not allowed; allow it by name")
-
-
-class _NamedHosts(urllib.request.HTTPRedirectHandler):
-    """Redirects, checked like first addresses."""
-
-    def __init__(self, allowed_hosts: Collection[str]) -> None:
-        self._allowed_hosts = allowed_hosts
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: Message,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        _check_host(newurl, self._allowed_hosts)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+def _httpx() -> type[httpx]:
+    try:
+        import httpx
+    except ImportError as error:
+        raise ImportError("fetching URLs needs: pip install 'vllm-dsocr[client]'") from error
+    return httpx

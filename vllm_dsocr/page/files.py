@@ -7,33 +7,43 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_dsocr.config import ALPHAS
 from vllm_dsocr.page.frame import PdfFrame
 from vllm_dsocr.page.pdf import DEFAULT_DPI, PdfFile
 from vllm_dsocr.page.ranges import ALL_PAGES, PageRanges
+from vllm_dsocr.page.sniff import HEAD_BYTES, file_kind, kind_of
 from vllm_dsocr.page.source import PageError, iter_frames
 
 if TYPE_CHECKING:
     from PIL import Image
 
+# Files with these names are pages even where their content is not recognised: they get a reason.
 IMAGE_SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".gif",
-    ".jp2",
-    ".avif",
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".jp2", ".jpx", ".j2k", ".avif", ".heic", ".heif", ".pbm", ".pgm", ".ppm", ".pnm"),
 )
 PDF_SUFFIX = ".pdf"
 PAGE_SUFFIXES = (*IMAGE_SUFFIXES, PDF_SUFFIX)
-_PDF_MAGIC, _PDF_MAGIC_WITHIN = b"%PDF-", 1024  # readers allow some bytes before the header
+
+
+class SourceError(PageError):
+    """A file that is not there or may not be read: nothing is known of its pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How the pages of a file are made.
+
+    dpi: of PDF pages.  alpha: see `config.PageOptions`.  password: of encrypted PDFs.
+    """
+
+    dpi: float = DEFAULT_DPI
+    alpha: str = ALPHAS[0]
+    password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,52 +51,61 @@ class SourcePage:
     """A page that can be read: `load()` gives its image or raises PageError.
 
     number counts from 1 in its file.  size_points: (width, height) as displayed, and frame: only
-    for pages of a PDF.
+    for pages of a PDF.  text: gives the text layer of a PDF's page.
     """
 
     number: int
     load: Callable[[], Image.Image]
     size_points: tuple[float, float] | None = None
     frame: PdfFrame | None = None
+    text: Callable[[], str] | None = None
 
 
 def iter_pages(
-    path: Path, wanted: PageRanges = ALL_PAGES, dpi: float = DEFAULT_DPI
+    path: Path, wanted: PageRanges = ALL_PAGES, options: ReadOptions = ReadOptions()
 ) -> Generator[SourcePage, None, None]:
-    """The wanted pages of a file in order; each must be loaded before the next is asked for.
+    """The wanted pages of a file in order, none where it has none of them.
 
-    Pages of one PDF fail one by one, in `load`. Raises PageError for a file that cannot be read at
-    all or has none of the wanted pages.
+    Each must be loaded before the next is asked for; pages fail one by one, in `load`. Raises
+    PageError for a file that holds no pages at all, SourceError for one that cannot be opened.
     """
     try:
-        pages = _pdf_pages(path, wanted, dpi) if is_pdf(path) else _image_pages(path, wanted)
-        first = next(pages, None)
+        make = _pdf_pages if is_pdf(path) else _image_pages
+        yield from make(path, wanted, options)
     except OSError as error:
-        raise PageError(f"cannot open the file: {error.strerror}") from error
-    if first is None:
-        raise PageError(f"the file has no page in {wanted}")
-    yield first
-    yield from pages
+        raise SourceError(f"cannot open the file: {error.strerror or error}") from error
 
 
-def count_pages(path: Path, wanted: PageRanges = ALL_PAGES) -> int:
-    """How many pages will come, as far as that is known cheaply: at least 1, for bad files too."""
+def count_pages(
+    path: Path, wanted: PageRanges = ALL_PAGES, options: ReadOptions = ReadOptions()
+) -> int:
+    """How many pages will come, as far as that is known cheaply: 1 for images and bad files."""
     try:
         if not is_pdf(path):
             return 1
-        pdf = PdfFile(path)
-    except (PageError, OSError):
+        pdf = PdfFile(path, options.password)
+    except (PageError, OSError, ImportError):
         return 1
     pdf.close()
-    return max(1, sum(number in wanted for number in range(1, pdf.num_pages + 1)))
+    return sum(number in wanted for number in range(1, pdf.num_pages + 1))
 
 
 def is_pdf(path: Path) -> bool:
-    """By name or, whatever the name, by content."""
-    if path.suffix.lower() == PDF_SUFFIX:
+    """By content; by name where the content is not recognised. Raises OSError."""
+    kind = file_kind(path)
+    return kind == "pdf" or (kind is None and path.suffix.lower() == PDF_SUFFIX)
+
+
+def holds_pages(path: Path) -> bool:
+    """Whether a file found in a folder is to be read: by name or, whatever its name, by content."""
+    if path.suffix.lower() in PAGE_SUFFIXES:
         return True
-    with path.open("rb") as file:
-        return _PDF_MAGIC in file.read(_PDF_MAGIC_WITHIN)
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False
+    return kind_of(head) == "image" or head.lstrip().startswith(b"%PDF-")
 
 
 def content_hash(path: Path) -> str:
@@ -95,12 +114,12 @@ def content_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _pdf_pages(path: Path, wanted: PageRanges, dpi: float) -> Iterator[SourcePage]:
-    pdf = PdfFile(path)
+def _pdf_pages(path: Path, wanted: PageRanges, options: ReadOptions) -> Iterator[SourcePage]:
+    pdf = PdfFile(path, options.password)
     try:
         for number in range(1, pdf.num_pages + 1):
             if number in wanted:
-                yield _pdf_page(pdf, number, dpi)
+                yield _pdf_page(pdf, number, options.dpi)
     finally:
         pdf.close()
 
@@ -110,21 +129,22 @@ def _pdf_page(pdf: PdfFile, number: int, dpi: float) -> SourcePage:
         size_points, frame = pdf.size_points(number), pdf.frame(number)
     except PageError:
         size_points = frame = None  # loading it will say so
-    return SourcePage(number, lambda: pdf.image(number, dpi), size_points, frame)
+    return SourcePage(
+        number, lambda: pdf.image(number, dpi), size_points, frame, lambda: pdf.text(number)
+    )
 
 
-def _image_pages(path: Path, wanted: PageRanges) -> Iterator[SourcePage]:
+def _image_pages(path: Path, wanted: PageRanges, options: ReadOptions) -> Iterator[SourcePage]:
     """Frames are decoded on the way; damage in one ends the file with a page that cannot load."""
-    frames = iter_frames(path)
+    frames = iter_frames(path, alpha=options.alpha)
     number = 0
     while wanted.last is None or number < wanted.last:
         number += 1
         try:
             frame = next(frames, None)
         except PageError as error:
-            if number == 1:
-                raise
-            yield SourcePage(number, _raiser(error))
+            if number in wanted:
+                yield SourcePage(number, _raiser(error))
             return
         if frame is None:
             return

@@ -24,21 +24,22 @@ DEFAULT_DPI = 144  # what the official PDF script renders at
 MAX_PDF_PIXELS = 40_000_000  # A0 at 144 dpi has 32 million; larger pages are rendered coarser
 # FPDF_ERR_FILE and FPDF_ERR_PASSWORD of PDFium's public header. The first stands for "no error of
 # its own" here, see `_open`.
-_REASONS = {2: "the PDF has no pages", 4: "the PDF is encrypted and needs a password"}
+_REASONS = {2: "the PDF has no pages", 4: "the PDF needs a password, or another one"}
 
 
 class PdfFile:
     """An open PDF of at least one page.
 
-    Raises PageError for a bad file, OSError for an unreadable one, ImportError without pypdfium2.
+    Raises PageError for a bad file or password, OSError for an unreadable file, ImportError without
+    pypdfium2.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], password: str | None = None) -> None:
         with open(path, "rb") as file:
             if not file.read(1):
                 raise PageError("the PDF is empty (0 bytes)")
         with _pdf_errors("the PDF is damaged or no PDF at all"):
-            self._pdf = _open(os.fspath(path))
+            self._pdf = _open(os.fspath(path), password)
             self._pdf.init_forms()  # else what was filled in is not drawn
         self.num_pages = len(self._pdf)
 
@@ -73,6 +74,19 @@ class PdfFile:
             finally:
                 page.close()
 
+    def text(self, number: int) -> str:
+        """The text layer of page `number` (from 1), line by line. Raises PageError."""
+        with _pdf_errors(f"page {number} of the PDF is damaged"):
+            page = self._pdf[number - 1]
+            try:
+                text_page = page.get_textpage()
+                try:
+                    return "\n".join(text_page.get_text_bounded().splitlines())
+                finally:
+                    text_page.close()
+            finally:
+                page.close()
+
     def close(self) -> None:
         """Gives the file and PDFium's memory back."""
         self._pdf.close()
@@ -92,14 +106,14 @@ def _scale(size_points: tuple[float, float], dpi: float, max_pixels: int) -> flo
     return min(dpi / POINTS_PER_INCH, largest)
 
 
-def _open(path: str) -> pypdfium2.PdfDocument:
+def _open(path: str, password: str | None) -> pypdfium2.PdfDocument:
     """PDFium's document. It does not load one without pages, and says nothing about why.
 
     It then repeats the error before that, so there has to be one that a readable file cannot give.
     """
     pdfium = _pdfium()
     pdfium.raw.FPDF_LoadDocument(b"", None)
-    return pdfium.PdfDocument(path)
+    return pdfium.PdfDocument(path, password=password)
 
 
 def _pdfium() -> type[pypdfium2]:

@@ -41,7 +41,7 @@ def page_tensors(image: Image.Image, options: PageOptions) -> PageTensors:
 
     What is cut depends on the page's size alone, never on its pixels.
     """
-    image = upright_rgb(image)
+    image = upright_rgb(image, options.alpha)
     plan = plan_tiles(*image.size, options.resolution)
     resize = _resizer(image, options.resampler)
     return PageTensors(plan, _global_view(plan, resize), _tiles(plan, resize))

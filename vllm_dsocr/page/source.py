@@ -15,8 +15,12 @@ from contextlib import nullcontext
 
 from PIL import ExifTags, Image, ImageOps, ImageSequence, UnidentifiedImageError
 
+from vllm_dsocr.config import ALPHAS
+from vllm_dsocr.page.sniff import HEAD_BYTES, is_heif
+
 # Not every format Pillow knows: some start other programs (EPS) or are no pictures of pages.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+_HEIF = "HEIF"  # of pillow-heif, which is asked only for such files
 MAX_PIXELS = 178_956_970  # where Pillow and vLLM refuse too; A0 at 300 dpi has 139 million
 
 _warning_filters = threading.Lock()  # they belong to the process
@@ -28,26 +32,30 @@ class PageError(ValueError):
     """A page that cannot be read; the message is one sentence for the person who sent it."""
 
 
-def open_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    source: Source, max_pixels: int = MAX_PIXELS, alpha: str | None = ALPHAS[0]
+) -> Image.Image:
     """The first page of an encoded image (bytes), an image file (path) or a PIL image.
 
-    Returns an upright image of mode RGB that needs no file any more. Pixels are counted before
-    they are decoded. Raises PageError.
+    Returns an upright image of mode RGB that needs no file any more; with alpha None one of mode
+    RGBA where it has transparency. Pixels are counted before they are decoded. Raises PageError.
     """
-    return next(iter_frames(source, max_pixels))
+    return next(iter_frames(source, max_pixels, alpha))
 
 
-def iter_frames(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def iter_frames(
+    source: Source, max_pixels: int = MAX_PIXELS, alpha: str | None = ALPHAS[0]
+) -> Iterator[Image.Image]:
     """Every page of a multi-page TIFF, one at a time; of any other image its first frame only.
 
     Frames of other formats are animation steps or depth maps, not pages. Raises PageError at the
-    first page that cannot be read.
+    first page that cannot be read, ImportError for a format whose library is not installed.
     """
     given = isinstance(source, Image.Image)
     with nullcontext(source) if given else _identify(source) as image:
         several = not given and image.format == "TIFF"
         frames = iter(ImageSequence.Iterator(image) if several else [image])
-        while (page := _next_page(frames, max_pixels)) is not None:
+        while (page := _next_page(frames, max_pixels, alpha)) is not None:
             # All frames of a file are one object, which changes as it moves on.
             yield page.copy() if several and page is image else page
 
@@ -63,18 +71,27 @@ def count_frames(source: Source) -> int:
             raise PageError(f"the image is damaged: {error}") from error
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image, alpha: str | None = ALPHAS[0]) -> Image.Image:
     """The image in mode RGB, turned as its EXIF orientation says; itself where it already is.
 
-    Alpha is dropped, as the model was trained. Greys of more than 8 bits are scaled, where
-    Pillow's own conversion clips them to white. Raises what Pillow raises for damaged data.
+    alpha: see `config.PageOptions`; None keeps transparency, as mode RGBA. Greys of more than 8
+    bits are scaled, where Pillow's own conversion clips them to white. Raises what Pillow raises
+    for damaged data.
     """
     image.load()  # decoding a TIFF already turns it and clears the tag
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = _to_8_bits(image.convert("I"))
+    if image.has_transparency_data and alpha != "drop":
+        image = image.convert("RGBA")
+        return image if alpha is None else _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGBA on white paper, as RGB."""
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def converts_plainly(data: bytes) -> bool:
@@ -98,11 +115,33 @@ def _identify(source: bytes | str | os.PathLike[str]) -> Image.Image:
     """The image with its size and format known and nothing decoded yet."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
+        formats = FORMATS
+        if is_heif(_head(source)):
+            _register_heif()
+            formats = (_HEIF,)
         with _warning_filters, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides
-            return Image.open(file, formats=FORMATS)
+            return Image.open(file, formats=formats)
+    except ImportError:
+        raise
     except Exception as error:  # parsers raise nearly anything on damaged headers
         raise PageError(_why_not(source, error)) from error
+
+
+def _head(source: bytes | str | os.PathLike[str]) -> bytes:
+    if isinstance(source, bytes):
+        return source[:HEAD_BYTES]
+    with open(source, "rb") as file:
+        return file.read(HEAD_BYTES)
+
+
+def _register_heif() -> None:
+    """Teaches Pillow the format, as pillow-heif has it."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ImportError("reading HEIC needs: pip install 'vllm-dsocr[heif]'") from error
+    pillow_heif.register_heif_opener()
 
 
 def _why_not(source: bytes | str | os.PathLike[str], error: Exception) -> str:
@@ -117,13 +156,15 @@ def _why_not(source: bytes | str | os.PathLike[str], error: Exception) -> str:
     return f"the image is damaged: {error}"
 
 
-def _next_page(frames: Iterator[Image.Image], max_pixels: int) -> Image.Image | None:
+def _next_page(
+    frames: Iterator[Image.Image], max_pixels: int, alpha: str | None
+) -> Image.Image | None:
     try:
         frame = next(frames, None)
         if frame is None:
             return None
         _check_size(frame, max_pixels)
-        return upright_rgb(frame)
+        return upright_rgb(frame, alpha)
     except PageError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged data

@@ -1,31 +1,49 @@
-"""Writing so that a reader, or the next run, sees a whole file or none. Standard library only."""
+"""Writing so that a reader, or the next run, sees a whole file or none. Needs filelock."""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from vllm_dsocr.document.unicode import utf8
 
+LOCK = ".dsocr.lock"  # also what an output folder is known by
 _TEMPORARY = ".tmp"
+# What stops every file that follows too: a full or read-only disk.
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class InUse(Exception):
     """Another run is writing to the same place."""
 
 
+class CannotWrite(Exception):
+    """No file can be written any more; the message is one sentence."""
+
+
+def is_hopeless(error: OSError) -> bool:
+    """Whether the trouble with one file is the trouble of all."""
+    return error.errno in _HOPELESS
+
+
 def write_atomic(path: Path, pieces: Iterable[str | bytes]) -> None:
     """Puts the pieces, UTF-8, where `path` is, at once; on disk when this returns."""
     temporary = path.with_name(path.name + _TEMPORARY)
-    with temporary.open("wb") as file:
-        for piece in pieces:
-            file.write(utf8(piece) if isinstance(piece, str) else piece)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            for piece in pieces:
+                file.write(utf8(piece) if isinstance(piece, str) else piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # gives a full disk its room back
+        raise
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -36,11 +54,20 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder; the lock dies with the process. Raises InUse."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InUse(f"another run is writing to {folder}") from error
+    """Keeps other runs out of a folder; the lock dies with the process.
+
+    Raises InUse, or CannotWrite where there can be no such folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, blocking=False)
+        lock.acquire()
+    except Timeout as error:
+        raise InUse(f"another run is writing to {folder}") from error
+    except OSError as error:
+        raise CannotWrite(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
         yield
+    finally:
+        lock.release()
+        (folder / LOCK).touch()  # some systems take the file away with the lock

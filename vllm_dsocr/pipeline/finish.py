@@ -1,19 +1,21 @@
 """When a document is finished, and what is written then.
 
-The manifest says what a document was made of: content, settings, pages, formats. A run that would
-make the same document again finds it there and does nothing.
+The manifest says what a document was made of: source, content, settings, pages, formats. A run that
+would make the same document again finds it there and does nothing. What lies in a document's folder
+is of one recipe.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vllm_dsocr import __version__
 from vllm_dsocr.document.blocks import Page
+from vllm_dsocr.document.unicode import json_text
+from vllm_dsocr.page.files import ReadOptions
 from vllm_dsocr.page.ranges import ALL_PAGES, PageRanges
 from vllm_dsocr.pipeline.inputs import InputFile
 from vllm_dsocr.pipeline.outputs import PagePictures, write_format
@@ -35,38 +37,44 @@ class OutputSettings:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything a finished document depends on."""
+    """Everything a finished document depends on, but for the formats it is there in."""
 
     content_hash: str
+    is_pdf: bool
     settings: ReadSettings
     output: OutputSettings
 
     def facts(self) -> dict[str, Any]:
         """The recipe as JSON values; equal recipes have equal facts."""
+        settings = asdict(self.settings)
+        if not self.is_pdf:
+            del settings["dpi"]
         return {
             "sha256": self.content_hash,
-            "settings": asdict(self.settings),
+            "settings": settings,
             "wanted": str(self.output.wanted),
-            "formats": list(self.output.formats),
             "options": asdict(self.output.options),
         }
 
     def page_key(self, number: int) -> str:
         """The key of one page's record."""
-        return self.settings.page_key(self.content_hash, number)
+        return self.settings.page_key(self.content_hash, number, self.is_pdf)
 
 
 def is_unanswered(page: Page) -> bool:
-    """Whether the engine, not the file, is why the page has no text: worth another try."""
-    return page.status == "failed" and bool(page.attempts)
+    """Whether the engine, not the file, is why the model read no text: worth another try."""
+    return page.status in ("failed", "text-layer") and bool(page.attempts)
 
 
 def finished_pages(folder: DocumentFolder, recipe: Recipe) -> list[dict[str, Any]] | None:
     """The manifest's pages of a document made by this recipe; None if there is work to do."""
     manifest = folder.manifest()
-    if manifest.get("recipe") != recipe.facts() or manifest["unanswered"]:
+    if manifest.get("recipe") != recipe.facts() or manifest.get("unanswered"):
         return None
-    files = (folder.path / FORMATS[name].file for name in recipe.output.formats)
+    formats = recipe.output.formats
+    if not set(formats) <= set(manifest.get("formats", ())):
+        return None
+    files = (folder.path / FORMATS[name].file for name in formats)
     return manifest["pages"] if all(file.exists() for file in files) else None
 
 
@@ -74,24 +82,39 @@ def finish_document(
     file: InputFile,
     folder: DocumentFolder,
     recipe: Recipe,
-    numbers: Sequence[int],
+    numbers: list[int],
     versions: Mapping[str, str],
+    password: str | None = None,
 ) -> None:
-    """Writes every format and then the manifest."""
-    output = recipe.output
+    """Writes every format and then the manifest, and removes what is of another recipe."""
+    settings, output = recipe.settings, recipe.output
+    keys = {number: recipe.page_key(number) for number in numbers}
+    reading = ReadOptions(settings.dpi, settings.alpha, password)
     document = FinishedDocument(
         title=file.path.name,
-        pages=lambda: folder.pages(numbers),
+        pages=lambda: folder.pages(keys),
         figure=folder.figure,
-        pictures=lambda: PagePictures(file.path, output.wanted, recipe.settings.dpi),
+        pictures=lambda: PagePictures(file.path, output.wanted, reading),
         about=_about(file, recipe, versions),
         source=file.path,
         options=output.options,
     )
-    for name in output.formats:
+    formats = _formats(folder, recipe)
+    for name in formats:
         write_format(FORMATS[name], document, folder.path)
-    manifest = {"path": str(file.path.absolute()), **_manifest(document, recipe)}
-    folder.write(MANIFEST, [json.dumps(manifest, ensure_ascii=False, indent=1), "\n"])
+    facts = {"source": file.identity, "recipe": recipe.facts(), "formats": formats}
+    manifest = facts | _manifest(document, recipe)
+    folder.write(MANIFEST, [json_text(manifest, indent=1), "\n"])
+    for name in FORMATS.keys() - set(formats):
+        folder.remove(FORMATS[name].file)
+    folder.forget_others(lambda number, key: key == recipe.page_key(number))
+
+
+def _formats(folder: DocumentFolder, recipe: Recipe) -> list[str]:
+    """Those asked for, and those there are of the same recipe."""
+    manifest = folder.manifest()
+    there = manifest.get("formats", []) if manifest.get("recipe") == recipe.facts() else []
+    return [name for name in FORMATS if name in recipe.output.formats or name in there]
 
 
 def reopen(folder: DocumentFolder) -> FinishedDocument | None:
@@ -99,13 +122,16 @@ def reopen(folder: DocumentFolder) -> FinishedDocument | None:
     manifest = folder.manifest()
     if not manifest:
         return None
-    path, recipe = Path(manifest["path"]), manifest["recipe"]
-    wanted, dpi = PageRanges.parse(recipe["wanted"]), recipe["settings"]["dpi"]
+    path, recipe = Path(manifest.get("source", "")), manifest["recipe"]
+    wanted, settings = PageRanges.parse(recipe["wanted"]), recipe["settings"]
+    keys = {page["page"]: page["key"] for page in manifest["pages"]}
+    reading = ReadOptions(**{k: settings[k] for k in ("dpi", "alpha") if k in settings})
     return FinishedDocument(
         title=path.name,
-        pages=lambda: folder.pages(page["page"] for page in manifest["pages"]),
+        pages=lambda: folder.pages(keys),
         figure=folder.figure,
-        pictures=lambda: PagePictures(path, wanted, dpi),
+        pictures=lambda: PagePictures(path, wanted, reading),
+        about=manifest.get("about", {}),
         source=path,
     )
 
@@ -113,7 +139,7 @@ def reopen(folder: DocumentFolder) -> FinishedDocument | None:
 def _about(file: InputFile, recipe: Recipe, versions: Mapping[str, str]) -> dict[str, Any]:
     return {
         "source": {"name": file.name, "sha256": recipe.content_hash},
-        "settings": asdict(recipe.settings),
+        "settings": recipe.facts()["settings"],
         "versions": {"vllm-dsocr": __version__, **versions},
     }
 
@@ -125,4 +151,4 @@ def _manifest(document: FinishedDocument, recipe: Recipe) -> dict[str, Any]:
         pages.append({"page": page.number, "status": page.status, "note": note, "key": key})
         if is_unanswered(page):
             unanswered.append(page.number)
-    return {"recipe": recipe.facts(), "unanswered": unanswered, "pages": pages}
+    return {"about": document.about, "unanswered": unanswered, "pages": pages}

@@ -1,61 +1,139 @@
 """Paths and folders of a command line -> the files to read and what to call them.
 
-Looks at names only: what is in a file is found out when it is read.
+A document's name does not depend on the order of arguments. Two files that would have one name get
+names of their own, and a name keeps belonging to the source that had it first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from vllm_dsocr.page.files import PAGE_SUFFIXES
+from vllm_dsocr.page.files import holds_pages
 from vllm_dsocr.page.source import PageError
+from vllm_dsocr.pipeline.files import LOCK
+from vllm_dsocr.pipeline.store import MANIFEST, DocumentFolder
+
+_MAX_NAME_BYTES = 255  # of a folder, on nearly every file system
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
     """A file to read; `name` is its folder below the output folder, with forward slashes.
 
-    error: why there is no such file, if it is known already.
+    source: what it is known by, a path or URL.  error: why there is no such file, if it is known.
     """
 
     path: Path
     name: str
+    source: str = ""
+    error: PageError | None = None
+
+    @property
+    def identity(self) -> str:
+        """What tells this source from others of the same name."""
+        return self.source or os.path.abspath(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a command line comes to.
+
+    passed_over: how many files without pages lay in the folders, by suffix.  warnings: sentences.
+    """
+
+    files: list[InputFile]
+    passed_over: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Where what was behind a URL lies, or why it does not."""
+
+    path: Path
+    url: str
     error: PageError | None = None
 
 
-def find_inputs(
-    paths: Sequence[Path], errors: Mapping[Path, PageError] | None = None
-) -> list[InputFile]:
-    """The files themselves and what lies in the folders, in a settled order, with unique names.
+def find_inputs(paths: Sequence[Path | Download], out: Path | None = None) -> Inputs:
+    """The files themselves and what lies in the folders, each once, with unique names.
 
-    Folders are searched through for files with the suffixes of images and PDFs; hidden ones are
-    passed over. A file that was named itself is taken whatever its suffix, even a missing one.
+    Folders are searched for images and PDFs, known by name or content; hidden files, `out` and
+    folders that a conversion wrote are passed over. A file that was named itself is taken whatever
+    it is, even a missing one.
     """
-    names: set[str] = set()
-    inputs = []
+    inputs = Inputs([])
+    wishes: dict[str, tuple[Path | Download, str]] = {}
     for path in paths:
-        error = (errors or {}).get(path)
-        for file, wish in _below(path) if path.is_dir() else [(path, path.name)]:
-            name = _unique(wish, names)
-            names.add(name)
-            inputs.append(InputFile(file, name, error))
+        if isinstance(path, Download):
+            wishes.setdefault(path.url, (path, path.path.name))
+            continue
+        if path.is_dir() and (_is_output(path) or _same(path, out)):
+            inputs.warnings.append(f"{path} is what dsocr convert wrote: nothing in it is read")
+        found = _below(path, out, inputs.passed_over) if path.is_dir() else [(path, path.name)]
+        for file, wish in found:
+            wishes.setdefault(os.path.abspath(file), (file, wish))
+    counts = Counter(wish for _, wish in wishes.values())
+    for identity, (place, wish) in wishes.items():
+        name = _name(wish, identity, place, out, counts[wish] > 1)
+        if isinstance(place, Download):
+            inputs.files.append(InputFile(place.path, name, place.url, place.error))
+        else:
+            inputs.files.append(InputFile(place, name, identity))
     return inputs
 
 
-def _below(folder: Path) -> Iterator[tuple[Path, str]]:
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if path.suffix.lower() in PAGE_SUFFIXES and path.is_file() and not hidden:
-            yield path, relative.as_posix()
+def _below(folder: Path, out: Path | None, passed_over: Counter[str]) -> Iterator[tuple[Path, str]]:
+    """Files with pages and where they lie in the folder; the rest is counted."""
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        if _is_output(here) or _same(here, out):
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(name for name in files if not name.startswith(".")):
+            path = here / name
+            if path.is_file() and holds_pages(path):
+                yield path, path.relative_to(folder).as_posix()
+            else:
+                passed_over[path.suffix.lower() or "no suffix"] += 1
 
 
-def _unique(name: str, taken: set[str]) -> str:
-    """The name, or the first of `name~2`, `name~3` that is free."""
-    candidate, number = name, 1
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}~{number}"
-    return candidate
+def _is_output(folder: Path) -> bool:
+    """Whether a conversion wrote here: an output folder, or a document in one."""
+    if (folder / LOCK).exists():
+        return True
+    return (folder / MANIFEST).exists() and DocumentFolder(folder).source is not None
+
+
+def _same(folder: Path, out: Path | None) -> bool:
+    return out is not None and os.path.realpath(folder) == os.path.realpath(out)
+
+
+def _name(
+    wish: str, identity: str, place: Path | Download, out: Path | None, is_shared: bool
+) -> str:
+    """The wish, or one that no other source can have."""
+    own = _own_name(wish, identity)
+    if out is None:
+        return own if is_shared else wish
+    if (out / own).exists():
+        return own
+    plain = DocumentFolder(out / wish)
+    if plain.source is None:
+        return own if is_shared else wish
+    path = place.path if isinstance(place, Download) else place
+    return wish if plain.belongs_to(identity, path) else own
+
+
+def _own_name(wish: str, identity: str) -> str:
+    digest = "~" + hashlib.sha256(os.fsencode(identity)).hexdigest()[:8]
+    folder, slash, last = wish.rpartition("/")
+    while len(os.fsencode(last + digest)) > _MAX_NAME_BYTES:
+        last = last[:-1]
+    return f"{folder}{slash}{last}{digest}"

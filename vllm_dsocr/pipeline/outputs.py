@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_dsocr.page.files import SourcePage, iter_pages
+from vllm_dsocr.page.files import ReadOptions, SourcePage, iter_pages
 from vllm_dsocr.page.ranges import PageRanges
 from vllm_dsocr.page.source import PageError
 from vllm_dsocr.pipeline.files import write_atomic
@@ -28,8 +28,8 @@ def write_format(format: Format, document: FinishedDocument, folder: Path) -> No
 class PagePictures:
     """Images of a document's pages, asked for in ascending order, one held at a time."""
 
-    def __init__(self, path: Path, wanted: PageRanges, dpi: float) -> None:
-        self._pages = _pages_or_none(path, wanted, dpi)
+    def __init__(self, path: Path, wanted: PageRanges, options: ReadOptions) -> None:
+        self._pages = _pages_or_none(path, wanted, options)
 
     def image(self, number: int) -> Image.Image | None:
         """The page's image; None when the source no longer gives one."""
@@ -42,8 +42,8 @@ class PagePictures:
         return None
 
 
-def _pages_or_none(path: Path, wanted: PageRanges, dpi: float) -> Iterator[SourcePage]:
+def _pages_or_none(path: Path, wanted: PageRanges, options: ReadOptions) -> Iterator[SourcePage]:
     try:
-        yield from iter_pages(path, wanted, dpi)
-    except PageError:
+        yield from iter_pages(path, wanted, options)
+    except (PageError, ImportError):
         return

@@ -1,6 +1,7 @@
 """What a person asked for -> the settings that decide a page's text, and the key that names them.
 
-Whatever changes the text of a page is in the key; what only changes how it is written is not.
+Whatever changes the text of a page is in the key; what only changes how often a page is tried or
+how it is written is not.
 """
 
 from __future__ import annotations
@@ -8,11 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal
 
+from vllm_dsocr.config import ALPHAS
 from vllm_dsocr.page.pdf import DEFAULT_DPI
 from vllm_dsocr.page.prompt import task_prompt
 
-_KEY_FORMAT = 1  # raise it when the same settings would give another record
+_KEY_FORMAT = 2  # raise it when the same settings would give another record
+
+Again = Literal["unanswered", "failed", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +26,7 @@ class ReadSettings:
 
     task: a name of TASKS, with the text to look for behind it where it takes one: "locate a stamp".
     model: what names the weights.  mode, max_tokens: None leaves them to the engine.
-    retries: how many rungs of the retry ladder a page may climb.
+    dpi: of PDF pages.  alpha: see `config.PageOptions`.
     """
 
     model: str
@@ -29,7 +34,7 @@ class ReadSettings:
     mode: str | None = None
     dpi: float = DEFAULT_DPI
     max_tokens: int | None = None
-    retries: int = 4
+    alpha: str = ALPHAS[0]
 
     @property
     def prompt(self) -> str:
@@ -41,7 +46,32 @@ class ReadSettings:
     def task_name(self) -> str:
         return self.task.strip().partition(" ")[0]
 
-    def page_key(self, content_hash: str, number: int) -> str:
+    def page_key(self, content_hash: str, number: int, is_pdf: bool = True) -> str:
         """Names a page's record: the same file content, page and settings give the same key."""
-        facts = [_KEY_FORMAT, content_hash, number, asdict(self)]
+        settings = asdict(self)
+        if not is_pdf:
+            del settings["dpi"]  # pictures are taken as they are
+        facts = [_KEY_FORMAT, content_hash, number, settings]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is done for a page that does not come out well, and when the run gives up.
+
+    retries: other settings to try.  timeout: seconds for all tries of a page together, None for no
+    bound.  auto_rotate: whether the other three orientations are tried.  text_layer: whether a
+    PDF's own text stands in for a page that failed.  max_failures: pages in a row without an answer
+    that end the run, 0 for never.  again: which recorded pages are read once more: those that got
+    no answer, all that are not ok, or all.
+    """
+
+    retries: int = 4
+    timeout: float | None = None
+    auto_rotate: bool = False
+    text_layer: bool = False
+    max_failures: int = 10
+    again: Again = "unanswered"
+
+
+DEFAULT_EFFORT = Effort()

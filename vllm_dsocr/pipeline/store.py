@@ -1,8 +1,10 @@
 """One document's folder: page records and figures as they come, finished documents at the end.
 
     OUT/scan.pdf/
+      source.json          which file or URL this is, and the hash of its content when it was read
       pages/0001.json      one page with the key of its content and settings; written last, so that
                            a page is either wholly there or not at all
+      pages/0001.failed.json   the last reading failed; what was read before stays beside it
       images/0001-0.png    its figures
       document.md ...      the finished document in each format that was asked for
       manifest.json        written when all of that is there
@@ -14,17 +16,19 @@ Knows nothing of engines or of how documents are drawn.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vllm_dsocr.document.blocks import Figure, Page
 from vllm_dsocr.document.record import page_from_record, page_record
 from vllm_dsocr.document.unicode import json_text
+from vllm_dsocr.page.files import content_hash
 from vllm_dsocr.pipeline.files import remove_leftovers, write_atomic
 from vllm_dsocr.render.finished import IMAGES, figure_name
 
-MANIFEST = "manifest.json"
+MANIFEST, SOURCE = "manifest.json", "source.json"
 
 
 class DocumentFolder:
@@ -34,22 +38,49 @@ class DocumentFolder:
         self.path = path
         self._pages = path / "pages"
 
-    def prepare(self) -> None:
+    @property
+    def source(self) -> str | None:
+        """The path or URL this document was read from; None where there is no document."""
+        source = _read_json(self.path / SOURCE).get("source")
+        return source or self.manifest().get("path")
+
+    def belongs_to(self, source: str, path: Path) -> bool:
+        """Whether it is of that source, or of the same content under another path."""
+        if self.source == source:
+            return True
+        known = _read_json(self.path / SOURCE).get("sha256")
+        try:
+            return bool(known) and content_hash(path) == known
+        except OSError:
+            return False
+
+    def prepare(self, source: str, sha256: str) -> None:
         """Makes the folder and clears what a killed run left half written."""
         for folder in (self.path, self._pages, self.path / IMAGES):
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
+        facts = {"source": source, "sha256": sha256}
+        if _read_json(self.path / SOURCE) != facts:
+            write_atomic(self.path / SOURCE, [json_text(facts), "\n"])
 
     def load(self, number: int, key: str) -> Page | None:
-        """The page as recorded under that key; None when it is not there or is damaged."""
-        try:
-            record = json.loads(self._record_path(number).read_text("utf-8"))
-            return page_from_record(record) if record["key"] == key else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        """The page as recorded under that key; None when it is not there or is damaged.
+
+        A failure is returned only where nothing was read under that key.
+        """
+        return self._load(self._record_path(number), key) or self._load(
+            self._failure_path(number), key
+        )
 
     def commit(self, page: Page, key: str, figures: Iterable[tuple[Figure, bytes]] = ()) -> None:
-        """Writes a page: its figures, then its record, which makes it count."""
+        """Writes a page: its figures, then its record, which makes it count.
+
+        A failed page takes nothing away: what was read before, with other settings, stays.
+        """
+        record = json_text({"key": key, **page_record(page)})
+        if page.status == "failed":
+            write_atomic(self._failure_path(page.number), [record])
+            return
         names = set()
         for figure, data in figures:
             names.add(figure_name(figure))
@@ -57,13 +88,27 @@ class DocumentFolder:
         for stale in (self.path / IMAGES).glob(f"{page.number:04d}-*"):
             if stale.name not in names:
                 stale.unlink()
-        record = {"key": key, **page_record(page)}
-        write_atomic(self._record_path(page.number), [json_text(record)])
+        write_atomic(self._record_path(page.number), [record])
+        self._failure_path(page.number).unlink(missing_ok=True)
 
-    def pages(self, numbers: Iterable[int]) -> Iterator[Page]:
-        """Recorded pages of those numbers, one at a time. Raises OSError for one not recorded."""
-        for number in numbers:
-            yield page_from_record(json.loads(self._record_path(number).read_text("utf-8")))
+    def pages(self, keys: Mapping[int, str]) -> Iterator[Page]:
+        """Recorded pages by number and key, one at a time. Raises OSError for one not recorded."""
+        for number, key in keys.items():
+            page = self.load(number, key)
+            if page is None:
+                raise OSError(f"the record of page {number} is gone")
+            yield page
+
+    def forget_others(self, is_current: Callable[[int, str], bool]) -> None:
+        """Removes records and figures that are not of the finished document's recipe."""
+        for path in self._pages.glob("*.json"):
+            digits = path.name.partition(".")[0]
+            if digits.isdecimal() and not is_current(int(digits), str(_read_json(path).get("key"))):
+                path.unlink()
+        for path in (self.path / IMAGES).glob("[0-9]*-*"):
+            digits = path.name.partition("-")[0]
+            if digits.isdecimal() and not self._record_path(int(digits)).exists():
+                path.unlink()
 
     def figure(self, figure: Figure) -> bytes:
         """A figure's file."""
@@ -73,6 +118,14 @@ class DocumentFolder:
         """A finished file of the document."""
         write_atomic(self.path / name, pieces)
 
+    def remove(self, name: str) -> None:
+        """Takes a finished file, or folder of files, away."""
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
     def log_timing(self, record: Mapping[str, Any]) -> None:
         """Adds a line to the timings."""
         with (self.path / "timings.jsonl").open("a", encoding="utf-8") as file:
@@ -80,10 +133,27 @@ class DocumentFolder:
 
     def manifest(self) -> dict[str, Any]:
         """What was written when the document was finished, {} before that."""
+        manifest = _read_json(self.path / MANIFEST)
+        return manifest if isinstance(manifest.get("recipe"), dict) else {}
+
+    def _load(self, path: Path, key: str) -> Page | None:
+        record = _read_json(path)
         try:
-            return json.loads((self.path / MANIFEST).read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
+            return page_from_record(record) if record["key"] == key else None
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def _record_path(self, number: int) -> Path:
         return self._pages / f"{number:04d}.json"
+
+    def _failure_path(self, number: int) -> Path:
+        return self._pages / f"{number:04d}.failed.json"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; {} where there is none."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -28,6 +28,7 @@ from vllm_dsocr.engine import (
     Request,
     guard_options,
 )
+from vllm_dsocr.plugin.lifeline import held
 
 MAX_IN_FLIGHT = 64  # until the engine is there to say how many it runs at once
 WAITING = 2  # pages made ready while all others are read
@@ -55,9 +56,9 @@ class VllmEngine:
         """Starts the engine. Raises EngineLost when it does not start."""
         try:
             args = AsyncEngineArgs(model=self.model, **self._engine_args)
-            self._engine = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
-            raise EngineLost(f"vLLM does not start with {self.model}: {error}") from error
+            self._engine = await asyncio.to_thread(_start, args)
+        except Exception as error:  # vLLM and the hub raise what they like
+            raise EngineLost(f"vLLM does not start with {self.model}: {_line(error)}") from error
         if not self._stated:
             scheduler = self._engine.vllm_config.scheduler_config
             self.max_in_flight = min(scheduler.max_num_seqs, MOST_IN_FLIGHT) + WAITING
@@ -85,7 +86,7 @@ class VllmEngine:
             raise EngineLost("vLLM's engine has died; its log says why") from error
         except (EngineGenerateError, VLLMValidationError, ValueError) as error:
             reason = error.__cause__ if isinstance(error, EngineGenerateError) else error
-            raise EngineError(" ".join(str(reason or error).split())) from error
+            raise EngineError(_line(reason or error)) from error
         return outputs[-1]
 
     def _completion(self, output: RequestOutput) -> Completion:
@@ -115,6 +116,15 @@ class ServedEngine(VllmEngine):
 
     async def __aexit__(self, *exception: object) -> None:
         return None
+
+
+def _start(args: AsyncEngineArgs) -> AsyncLLM:
+    with held():
+        return AsyncLLM.from_engine_args(args)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _prompt(request: Request) -> TextPrompt:

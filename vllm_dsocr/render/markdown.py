@@ -76,6 +76,8 @@ def page_note(page: Page) -> str | None:
     """One sentence on what is wrong with the page's text, None when nothing is."""
     if page.status == "failed":
         return f"page {page.number} could not be read: {page.reason}"
+    if page.status == "text-layer":
+        return f"the text of this page is the PDF's own; it could not be read: {page.reason}"
     return _NOTES.get(page.status)
 
 

@@ -33,11 +33,11 @@ def test_a_page_is_decoded_once(mode: str, format: str) -> None:
     assert _parsed(sent).media is sent.media
 
 
-def test_transparency_is_read_again() -> None:
-    """vLLM puts white behind it; the model was trained without."""
+def test_transparency_stays_until_the_request_says_what_becomes_of_it() -> None:
+    """vLLM puts white behind it at once."""
     sent = _sent(Image.new("RGBA", (70, 50), (9, 8, 7, 0)), "PNG")
     assert sent.media.getpixel((0, 0)) == (255, 255, 255)
-    assert _parsed(sent).media.getpixel((0, 0)) == (9, 8, 7)
+    assert _parsed(sent).media.getpixel((0, 0)) == (9, 8, 7, 0)
 
 
 def test_settings_of_a_later_vllm_are_told_and_its_decoding_is_kept(

@@ -1,7 +1,7 @@
-"""Images as vLLM hands them over -> upright RGB images whose pixels are the page line's own.
+"""Images as vLLM hands them over -> upright images whose pixels are the page line's own.
 
-vLLM's loader puts white behind transparency and clips 16-bit greys; the model was trained on images
-read otherwise. Knows nothing of tiles or options.
+vLLM's loader clips 16-bit greys and flattens transparency; what becomes of it is an option of the
+request here, so it stays until options are known. Knows nothing of tiles or options.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class PageDataParser(MultiModalDataParser):
 
 def _page(item: Any) -> Image.Image | MediaWithBytes[Image.Image]:
     if isinstance(item, MediaWithBytes):
-        return replace(item, media=open_image(_source(item)))
+        return replace(item, media=open_image(_source(item), alpha=None))
     if isinstance(item, (np.ndarray, torch.Tensor)):
         item = image_from_array(item)
     if not isinstance(item, Image.Image):
         raise PageError(f"an image must be a PIL image or an array, got {type(item).__name__}")
-    return open_image(item)
+    return open_image(item, alpha=None)
 
 
 def _source(item: MediaWithBytes[Image.Image]) -> bytes | Image.Image:

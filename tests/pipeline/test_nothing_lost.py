@@ -1,0 +1,344 @@
+"""What was read once stays: whatever happens to sources, settings, names and disks afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.fake_engine import FakeEngine, grounded
+from tests.page.pdfs import image_pdf, page_image
+from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request
+from vllm_dsocr.page.ranges import PageRanges
+from vllm_dsocr.pipeline.files import CannotWrite
+from vllm_dsocr.pipeline.finish import OutputSettings
+from vllm_dsocr.pipeline.inputs import find_inputs
+from vllm_dsocr.pipeline.run import Conversion, TooManyFailures
+from vllm_dsocr.pipeline.settings import Effort, ReadSettings
+
+pytest.importorskip("pypdfium2", reason="pip install 'vllm-dsocr[pdf]'")
+
+ALL_FORMATS = ("md", "json", "html")
+
+
+def _convert(
+    out: Path,
+    *paths: Path,
+    engine: FakeEngine | None = None,
+    pages: str = "1-",
+    formats: tuple[str, ...] = ALL_FORMATS,
+    effort: Effort | None = None,
+    **settings: Any,
+) -> tuple[list[dict[str, Any]], FakeEngine]:
+    """Summaries, and the engine with the requests it got."""
+    engine = engine or FakeEngine()
+    conversion = Conversion(
+        engine,
+        ReadSettings("fake", **{"dpi": 72, **settings}),
+        OutputSettings(PageRanges.parse(pages), formats),
+        out,
+        effort=effort,
+    )
+    return asyncio.run(conversion.run(find_inputs(list(paths), out).files)), engine
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "timings.jsonl"
+    }
+
+
+def _texts(out: Path, name: str) -> list[str]:
+    document = json.loads((out / name / "document.json").read_text("utf-8"))
+    return [page["text"] for page in document["pages"]]
+
+
+def _answering(text: str, finish: str = "stop") -> FakeEngine:
+    return FakeEngine(lambda request: Completion(text, finish, 9))
+
+
+def _refuse(request: Request) -> Completion:
+    raise EngineError("not now")
+
+
+def test_pages_out_of_range_poison_nothing(tmp_path: Path) -> None:
+    source, out = image_pdf(tmp_path / "a.pdf", 3), tmp_path / "out"
+    page_image(5).save(tmp_path / "b.png")
+    summaries, engine = _convert(out, source, tmp_path / "b.png", pages="7-9")
+    assert engine.requests == []
+    assert [summary["statuses"] for summary in summaries] == [{}, {}]
+    assert [summary["reason"] for summary in summaries] == ["it has no page in 7-9"] * 2
+    assert not (out / "a.pdf").exists()
+    summaries, _ = _convert(out, source, tmp_path / "b.png")
+    assert [summary["statuses"] for summary in summaries] == [{"ok": 3}, {"ok": 1}]
+
+
+def test_a_missing_source_touches_nothing(tmp_path: Path) -> None:
+    source, out = image_pdf(tmp_path / "a.pdf", 3), tmp_path / "out"
+    _convert(out, source)
+    before = _tree(out)
+    source.rename(tmp_path / "elsewhere.pdf")
+    (summary,), _ = _convert(out, source)
+    assert summary["failed"]
+    assert "No such file" in summary["reason"]
+    assert _tree(out) == before
+
+
+def test_a_source_that_was_damaged_later_touches_nothing(tmp_path: Path) -> None:
+    page_image(1).save(source := tmp_path / "a.png")
+    _convert(tmp_path / "out", source)
+    text = (tmp_path / "out" / "a.png" / "document.md").read_text("utf-8")
+    source.write_bytes(source.read_bytes()[:80])
+    (summary,), _ = _convert(tmp_path / "out", source)
+    assert summary["statuses"] == {"failed": 1}
+    assert "stays as it was" in summary["reason"]
+    assert (tmp_path / "out" / "a.png" / "document.md").read_text("utf-8") == text
+    assert (tmp_path / "out" / "a.png" / "images" / "0001-0.png").exists()
+
+
+def test_a_run_that_gets_no_answers_leaves_what_is_finished(tmp_path: Path) -> None:
+    source, out = image_pdf(tmp_path / "a.pdf", 3), tmp_path / "out"
+    _convert(out, source)
+    text = (out / "a.pdf" / "document.md").read_text("utf-8")
+    (summary,), _ = _convert(out, source, engine=FakeEngine(_refuse), task="free")
+    assert summary["statuses"] == {"failed": 3}
+    assert (out / "a.pdf" / "document.md").read_text("utf-8") == text
+    _, engine = _convert(out, source)
+    assert engine.requests == []
+
+
+def test_out_inside_the_input_is_not_read(tmp_path: Path) -> None:
+    page_image(1).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    for _ in range(2):
+        summaries, _ = _convert(out, tmp_path, formats=("md", "layout"))
+        assert [summary["document"] for summary in summaries] == ["a.png"]
+    elsewhere = find_inputs([tmp_path], tmp_path / "other")
+    assert [file.name for file in elsewhere.files] == ["a.png"]
+
+
+def test_names_that_are_not_utf8_and_half_characters(tmp_path: Path) -> None:
+    name = os.fsdecode(b"r\xe9sum\xe9.png")
+    try:
+        page_image(1).save(tmp_path / name)
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    page_image(2).save(tmp_path / "z.png")
+    out = tmp_path / "out"
+    engine = _answering("half \ud83d of a pair")
+    summaries, _ = _convert(out, tmp_path / name, tmp_path / "z.png", engine=engine)
+    assert [summary["statuses"] for summary in summaries] == [{"ok": 1}, {"ok": 1}]
+    json.dumps(summaries, ensure_ascii=False).encode()
+    assert "half" in (out / name / "document.md").read_text("utf-8")
+    _, engine = _convert(out, tmp_path / name, tmp_path / "z.png")
+    assert engine.requests == []
+
+
+def test_a_blank_page_is_not_asked_for(tmp_path: Path) -> None:
+    Image.new("RGB", (400, 500), "white").save(tmp_path / "a.png")
+    (summary,), engine = _convert(tmp_path / "out", tmp_path / "a.png")
+    assert (summary["statuses"], engine.requests, engine.times_entered) == ({"ok": 1}, [], 0)
+    document = json.loads((tmp_path / "out" / "a.png" / "document.json").read_text("utf-8"))
+    assert document["pages"][0]["attempts"][0]["outcome"] == "blank"
+    _, engine = _convert(tmp_path / "out2", tmp_path / "a.png", task="describe")
+    assert len(engine.requests) == 1
+
+
+def test_black_on_transparent_reaches_the_model_on_white(tmp_path: Path) -> None:
+    seen = []
+
+    def look(request: Request) -> Completion:
+        seen.append(request.image.getpixel((0, 0)))
+        return grounded(request)
+
+    image = Image.new("RGBA", (100, 100))
+    image.paste((200, 0, 0, 255), (20, 20, 60, 60))
+    image.save(tmp_path / "a.png")
+    _convert(tmp_path / "out", tmp_path / "a.png", engine=FakeEngine(look))
+    _convert(tmp_path / "out", tmp_path / "a.png", engine=FakeEngine(look), alpha="drop")
+    assert seen == [(255, 255, 255), (0, 0, 0)]
+
+
+def _two_of_one_name(tmp_path: Path) -> tuple[Path, Path]:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        page_image(ord(folder)).save(tmp_path / folder / "a.png")
+    return tmp_path / "x" / "a.png", tmp_path / "y" / "a.png"
+
+
+def test_files_of_one_name_in_two_runs_both_stay(tmp_path: Path) -> None:
+    x, y = _two_of_one_name(tmp_path)
+    out = tmp_path / "out"
+    (first,), _ = _convert(out, x)
+    text = _texts(out, "a.png")
+    (second,), _ = _convert(out, y)
+    assert first["document"] == "a.png"
+    assert second["document"].startswith("a.png~")
+    assert _texts(out, "a.png") == text != _texts(out, second["document"])
+    (again,), engine = _convert(out, y)
+    assert (again["document"], engine.requests) == (second["document"], [])
+
+
+def test_names_do_not_depend_on_the_order_of_arguments(tmp_path: Path) -> None:
+    x, y = _two_of_one_name(tmp_path)
+    names = {file.path: file.name for file in find_inputs([x, y]).files}
+    assert names == {file.path: file.name for file in find_inputs([y, x]).files}
+    assert len(set(names.values())) == 2
+    assert len(find_inputs([x, tmp_path / "x", x.parent / ".." / "x" / "a.png"]).files) == 1
+
+
+def test_a_moved_source_is_known_by_its_content(tmp_path: Path) -> None:
+    x, _ = _two_of_one_name(tmp_path)
+    _convert(tmp_path / "out", x)
+    (tmp_path / "z").mkdir()
+    x.rename(tmp_path / "z" / "a.png")
+    (summary,), engine = _convert(tmp_path / "out", tmp_path / "z" / "a.png")
+    assert (summary["document"], engine.requests) == ("a.png", [])
+
+
+def test_a_folder_is_of_one_recipe(tmp_path: Path) -> None:
+    page_image(1).save(source := tmp_path / "a.png")
+    out = tmp_path / "out"
+    _convert(out, source, formats=("md", "html"))
+    _convert(out, source, formats=("json",))
+    assert {"document.md", "document.html", "document.json"} <= set(os.listdir(out / "a.png"))
+    _convert(out, source, formats=("json",), task="free", engine=_answering("plain"))
+    assert not {"document.md", "document.html"} & set(os.listdir(out / "a.png"))
+    assert os.listdir(out / "a.png" / "images") == []
+
+
+def test_only_what_changes_the_text_is_read_again(tmp_path: Path) -> None:
+    page_image(1).save(picture := tmp_path / "a.png")
+    pdf = image_pdf(tmp_path / "b.pdf", 2)
+    _convert(tmp_path / "out", picture, pdf)
+    _, engine = _convert(tmp_path / "out", picture, pdf, effort=Effort(retries=1, timeout=9))
+    assert engine.requests == []
+    _, engine = _convert(tmp_path / "out", picture, dpi=200)
+    assert engine.requests == []
+    _, engine = _convert(tmp_path / "out", pdf, dpi=200)
+    assert len(engine.requests) == 2
+    _, engine = _convert(tmp_path / "out", picture, pdf, dpi=200, effort=Effort(again="all"))
+    assert len(engine.requests) == 3
+
+
+def test_asking_again_for_bad_pages_keeps_the_better_text(tmp_path: Path) -> None:
+    source, out, effort = image_pdf(tmp_path / "a.pdf", 3), tmp_path / "out", Effort(retries=0)
+
+    def second_is_cut(request: Request) -> Completion:
+        if request.seed == 2:
+            return Completion("cut off here", "length", 3)
+        return grounded(request)
+
+    _convert(out, source, engine=FakeEngine(second_is_cut), effort=effort)
+    _, engine = _convert(out, source, effort=effort)
+    assert engine.requests == []
+    again = Effort(retries=0, again="failed")
+    for worse in (FakeEngine(_refuse), _answering("shorter", "length")):
+        (summary,), _ = _convert(out, source, engine=worse, effort=again)
+        assert (len(worse.requests), summary["statuses"]) == (1, {"ok": 2, "truncated": 1})
+        assert _texts(out, "a.pdf")[1] == "cut off here"
+    (summary,), _ = _convert(out, source, effort=again)
+    assert summary["statuses"] == {"ok": 3}
+
+
+def test_a_name_that_cannot_be_written_costs_one_file(tmp_path: Path) -> None:
+    page_image(1).save(tmp_path / "a.png")
+    page_image(2).save(tmp_path / "b.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").write_text("in the way")
+    summaries, _ = _convert(out, tmp_path / "a.png", tmp_path / "b.png")
+    assert [summary["failed"] for summary in summaries] == [True, False]
+    assert summaries[0]["reason"].startswith("cannot write a.png")
+    assert (out / "a.png").read_text() == "in the way"
+
+
+def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    page_image(1).save(tmp_path / "a.png")
+    monkeypatch.setattr("vllm_dsocr.pipeline.store.write_atomic", full)
+    with pytest.raises(CannotWrite, match="No space left"):
+        _convert(tmp_path / "out", tmp_path / "a.png")
+
+
+def test_a_format_that_fails_costs_one_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page_image(1).save(tmp_path / "a.png")
+
+    def broken(*_: Any) -> None:
+        raise KeyError("cell")
+
+    monkeypatch.setattr("vllm_dsocr.pipeline.finish.write_format", broken)
+    (summary,), _ = _convert(tmp_path / "out", tmp_path / "a.png")
+    assert (summary["failed"], summary["statuses"]) == (True, {"ok": 1})
+    assert "KeyError" in summary["reason"]
+
+
+def test_a_fault_of_the_engine_costs_one_page(tmp_path: Path) -> None:
+    def answer(request: Request) -> Completion:
+        if request.seed == 2:
+            raise AttributeError("choices")
+        return grounded(request)
+
+    (summary,), _ = _convert(
+        tmp_path / "out", image_pdf(tmp_path / "a.pdf", 3), engine=FakeEngine(answer)
+    )
+    assert summary["statuses"] == {"failed": 1, "ok": 2}
+
+
+def test_so_many_failures_in_a_row_end_the_run(tmp_path: Path) -> None:
+    source = image_pdf(tmp_path / "a.pdf", 30)
+    engine = FakeEngine(_refuse)
+    with pytest.raises(TooManyFailures, match="4 pages in a row got no answer.*not now"):
+        _convert(tmp_path / "out", source, engine=engine, effort=Effort(max_failures=4))
+    assert len(engine.requests) < 12
+    (summary,), _ = _convert(tmp_path / "out", source)
+    assert summary["statuses"] == {"ok": 30}
+
+
+def test_the_engine_is_entered_when_a_page_needs_it(tmp_path: Path) -> None:
+    _, engine = _convert(tmp_path / "out", tmp_path / "typo.png")
+    assert engine.times_entered == 0
+
+
+def test_the_text_layer_may_stand_in(tmp_path: Path) -> None:
+    reportlab = pytest.importorskip("reportlab.pdfgen.canvas")
+    canvas = reportlab.Canvas(str(tmp_path / "a.pdf"), pagesize=(200, 200))
+    canvas.drawString(20, 100, "Born digital")
+    canvas.save()
+    effort = Effort(text_layer=True)
+    (summary,), _ = _convert(
+        tmp_path / "out", tmp_path / "a.pdf", engine=FakeEngine(_refuse), effort=effort
+    )
+    assert summary["statuses"] == {"text-layer": 1}
+    assert "Born digital" in (tmp_path / "out" / "a.pdf" / "document.md").read_text("utf-8")
+    (summary,), _ = _convert(tmp_path / "out", tmp_path / "a.pdf", effort=effort)
+    assert summary["statuses"] == {"ok": 1}
+
+
+def test_a_lost_engine_ends_the_run(tmp_path: Path) -> None:
+    def lost(request: Request) -> Completion:
+        raise EngineLost("gone")
+
+    with pytest.raises(EngineLost):
+        _convert(tmp_path / "out", image_pdf(tmp_path / "a.pdf", 2), engine=FakeEngine(lost))
+
+
+def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
+    page_image(1).save(tmp_path / "a.png")
+    page_image(2).save(tmp_path / "scan", "PNG")
+    for name in ("a.docx", "b.docx", "README", "c.TXT"):
+        (tmp_path / name).write_text("no page")
+    inputs = find_inputs([tmp_path])
+    assert [file.name for file in inputs.files] == ["a.png", "scan"]
+    assert inputs.passed_over == {".docx": 2, "no suffix": 1, ".txt": 1}

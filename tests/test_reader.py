@@ -1,0 +1,105 @@
+"""`from vllm_dsocr import convert, read, Reader` against a server that really answers."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fake_server import FakeServer, fake_server
+from tests.page.pdfs import image_pdf, page_image
+from vllm_dsocr import Document, Reader, aconvert, aread, convert, read
+from vllm_dsocr.page.source import PageError
+
+pytest.importorskip("openai", reason="pip install '.[client]'")
+pytest.importorskip("pypdfium2", reason="pip install '.[pdf]'")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def server():
+    with fake_server() as running:
+        yield running
+
+
+def test_a_file_becomes_a_document(tmp_path: Path, server: FakeServer) -> None:
+    document = convert(image_pdf(tmp_path / "a.pdf", 3), server=server.url, pages="2-")
+    assert isinstance(document, Document)
+    assert [page.number for page in document.pages] == [2, 3]
+    assert document.markdown.count("# Page") == 2
+    assert "<h1" in document.html
+    assert document.json()["pages"][0]["status"] == "ok"
+    assert document.pages[0].blocks[0].label == "title"
+    folder = document.save(tmp_path / "saved", ["md"])
+    assert (folder / "document.md").read_text("utf-8") == document.markdown
+    assert (folder / "images" / "0002-0.png").exists()
+
+
+def test_it_goes_to_docling(tmp_path: Path, server: FakeServer) -> None:
+    pytest.importorskip("docling_core")
+    document = convert(image_pdf(tmp_path / "a.pdf", 1), server=server.url)
+    assert "Page" in document.to_docling().export_to_markdown()
+
+
+def test_one_engine_for_many_files(tmp_path: Path, server: FakeServer) -> None:
+    page_image(3).save(tmp_path / "b.png")
+    with Reader(server=server.url, task="free", retries=0) as reader:
+        first = reader.convert(image_pdf(tmp_path / "a.pdf", 2), tmp_path / "out")
+        page = reader.read(tmp_path / "b.png")
+        assert reader.read(tmp_path / "a.pdf", 2).text != page.text
+    assert first.folder == tmp_path / "out" / "a.pdf"
+    assert (page.status, page.width) == ("ok", 120)
+    with pytest.raises(RuntimeError, match="with Reader"):
+        reader.read(tmp_path / "b.png")
+
+
+def test_async(tmp_path: Path, server: FakeServer) -> None:
+    page_image(3).save(tmp_path / "b.png")
+
+    async def both() -> tuple[Document, str]:
+        document = await aconvert(tmp_path / "b.png", server=server.url)
+        page = await aread((tmp_path / "b.png").read_bytes(), server=server.url)
+        return document, page.text
+
+    document, text = asyncio.run(both())
+    assert document.pages[0].text == text
+
+
+def test_trouble_is_an_exception_with_a_sentence(tmp_path: Path, server: FakeServer) -> None:
+    with pytest.raises(PageError, match="No such file"):
+        convert(tmp_path / "none.pdf", server=server.url)
+    with pytest.raises(PageError, match="no page in 9"):
+        convert(image_pdf(tmp_path / "a.pdf", 1), server=server.url, pages="9")
+    with pytest.raises(TypeError, match="no option 'mood'"):
+        read(page_image(1), server=server.url, mood="base")
+
+
+def test_importing_the_names_needs_no_framework() -> None:
+    code = (
+        "import sys; from vllm_dsocr import convert, read, Reader, Document; "
+        "print({'torch', 'transformers', 'vllm', 'openai'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_the_examples_in_the_documentation_run(
+    tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_pdf(tmp_path / "a.pdf", 2)
+    page_image(3).save(tmp_path / "b.png")
+    monkeypatch.chdir(tmp_path)
+    failed, tried = doctest.testfile(
+        str(ROOT / "docs" / "python.md"),
+        module_relative=False,
+        globs={"server": server.url},
+        optionflags=doctest.ELLIPSIS,
+    )
+    assert (failed, tried > 5) == (0, True)
