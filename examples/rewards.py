@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vllm_dsocr.config import DET_OPEN
-from vllm_dsocr.document.grounding import parse_blocks
+from vllm_dsocr.hf.training.check import well_formed_tags
 from vllm_dsocr.metrics import normalised_distance
 
 Completion = str | list[dict[str, str]]
@@ -27,12 +27,11 @@ def text_reward(
 
 
 def layout_reward(completions: Sequence[Completion], **columns: Any) -> list[float]:
-    """The share of grounding tags that can be read back; 1 where there are none."""
+    """The share of well-formed grounding tags; 1 where there are none."""
     shares = []
     for text in map(said, completions):
         tags = text.count(DET_OPEN)
-        good = sum(block.label is not None for block in parse_blocks(text))
-        shares.append(good / tags if tags else 1.0)
+        shares.append(well_formed_tags(text) / tags if tags else 1.0)
     return shares
 
 

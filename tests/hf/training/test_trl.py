@@ -1,4 +1,4 @@
-"""TRL's trainers on this model: the same loss as ours, from our batches and from theirs."""
+"""TRL's trainers on this model: the same loss as ours, and rewards of our scores."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
 
 from examples.rewards import end_reward, layout_reward, text_reward  # noqa: E402
-from vllm_dsocr.hf.training import PageCollator, PageDataset, read_samples  # noqa: E402
+from vllm_dsocr.hf.training import PageCollator, PageDataset, RecordCollator, read_samples  # noqa: E402
 
 LINES = [{"image": f"{number}.png", "answer": "abc " * (number + 1)} for number in range(2)]
 
@@ -40,17 +40,22 @@ def logged(trainer):
     return [line["loss"] for line in trainer.state.log_history if "loss" in line]
 
 
-def test_sft_on_our_batches_and_on_theirs_has_our_loss(data, tmp_path, model, processor):
+def test_sft_has_our_loss(data, tmp_path, model, processor):
     dataset = PageDataset(read_samples(data), processor)
     batch = PageCollator(processor)([dataset[0], dataset[1]])
     with torch.no_grad():
         expected = model.train()(**batch, use_cache=False).loss.item()
     model.eval()
+    rows = [
+        {"images": [line["image"]], "messages": [{"role": "user", "content": "Free OCR."},
+                                    {"role": "assistant", "content": line["answer"]}]}
+        for line in LINES
+    ]  # fmt: skip
     ours = trl.SFTTrainer(
         copy.deepcopy(model),
-        arguments(tmp_path, dataset_kwargs={"skip_prepare_dataset": True}),
-        PageCollator(processor),
-        dataset,
+        arguments(tmp_path),
+        RecordCollator(processor, tmp_path),
+        datasets.Dataset.from_list(rows),
         processing_class=processor,
     )
     losses = logged(ours)

@@ -3,7 +3,7 @@
 samples -> data -> PageTrainer (parts, adapters, reading held-out pages) -> saving
 """
 
-from vllm_dsocr.hf.training.data import PageCollator, PageDataset, PageStream
+from vllm_dsocr.hf.training.data import PageCollator, PageDataset, PageStream, RecordCollator
 from vllm_dsocr.hf.training.parts import checkpoint_towers, freeze, part_of
 from vllm_dsocr.hf.training.reading import read_pages
 from vllm_dsocr.hf.training.run import make_trainer, train
@@ -17,6 +17,7 @@ __all__ = [
     "PageDataset",
     "PageStream",
     "PageTrainer",
+    "RecordCollator",
     "Sample",
     "SettingsError",
     "TrainSettings",

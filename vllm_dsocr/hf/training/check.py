@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from vllm_dsocr.config import BOS_TOKEN, DET_OPEN, EOS_TOKEN, REF_OPEN
-from vllm_dsocr.document.grounding import parse_blocks
+from vllm_dsocr.config import BOS_TOKEN, DET_CLOSE, DET_OPEN, EOS_TOKEN, REF_CLOSE, REF_OPEN
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
 from vllm_dsocr.hf.training.data import PageDataset
 from vllm_dsocr.hf.training.samples import Sample, read_samples
 from vllm_dsocr.hf.training.settings import TrainSettings
+
+_BOX = r"\[\s*\d{1,3}(?:\s*,\s*\d{1,3}){3}\s*\]"
+_TAG = re.compile(
+    f"{re.escape(REF_OPEN)}(?:[^<]|<(?!\\|))+{re.escape(REF_CLOSE)}{re.escape(DET_OPEN)}"
+    rf"\s*\[\s*({_BOX}(?:\s*,\s*{_BOX})*)\s*\]\s*{re.escape(DET_CLOSE)}"
+)
+
+
+def well_formed_tags(text: str) -> int:
+    """How many grounding tags are written to the letter; the reader of answers takes more."""
+    return sum(all(map(_is_box, re.findall(_BOX, tag[1]))) for tag in _TAG.finditer(text))
+
+
+def _is_box(written: str) -> bool:
+    left, top, right, bottom = map(int, re.findall(r"\d+", written))
+    return left <= right and top <= bottom
 
 
 def check(settings: TrainSettings) -> tuple[list[str], list[str]]:
@@ -30,7 +46,7 @@ def answer_problems(sample: Sample) -> Iterator[str]:
     """Why what the model is to write could not be read back as it is meant."""
     for _, answer in sample.turns:
         tags = max(answer.count(DET_OPEN), answer.count(REF_OPEN))
-        boxed = sum(block.label is not None for block in parse_blocks(answer))
+        boxed = well_formed_tags(answer)
         if tags != boxed:
             yield (
                 f"{tags} grounding tags, {boxed} of them well formed: <|ref|>LABEL<|/ref|>"

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from vllm_dsocr.config import EOS_TOKEN, IGNORE_INDEX
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor, vision_inputs
-from vllm_dsocr.hf.training.samples import DataError, Sample, Source
+from vllm_dsocr.hf.training.samples import DataError, Sample, Source, sample_from
 from vllm_dsocr.hf.training.sizes import upright_size
 from vllm_dsocr.page.geometry import plan_tiles
 from vllm_dsocr.page.pixels import page_tensors
@@ -191,6 +191,22 @@ class PageCollator:
             return page_tensors(open_image(image), self.processor.options)
         except PageError as error:
             raise DataError(f"{_named([image])}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RecordCollator:
+    """Records of any layout, as they stand in a data set, -> inputs of the model.
+
+    For trainers that want the data set itself, TRL's among them. folder: of the images' paths.
+    """
+
+    processor: DeepseekOCRProcessor
+    folder: Path = Path()
+
+    def __call__(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """See PageCollator. Raises ValueError for records that cannot be used."""
+        samples = [sample_from(record, self.folder) for record in records]
+        return PageCollator(self.processor)([tokens(s, self.processor) for s in samples])
 
 
 def _padded(rows: Sequence[Tensor], value: int) -> Tensor:
