@@ -50,6 +50,7 @@ COMMANDS = {
         "What will be in force, and what is wrong.",
         SERVING,
     ),
+    "tune": ("vllm_dsocr.cli.tune:app", "Time the encoder's attention on this device.", SERVING),
     "plan": ("vllm_dsocr.cli.plan:app", "What the model costs to run.", SERVING),
     "train": ("vllm_dsocr.cli.train:app", "Fine-tune on pages with their text.", TRAINING),
     "lora": ("vllm_dsocr.cli.lora:app", "Check and merge adapters.", TRAINING),
