@@ -49,7 +49,10 @@ class Release:
         for node in _top_level(tree):
             if name in _defined(node):
                 return module, node
-            if isinstance(node, ast.ImportFrom):
+            if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+                if found := self.find(self._absolute(module, node), name):
+                    return found
+            elif isinstance(node, ast.ImportFrom):
                 origin = next((a.name for a in node.names if (a.asname or a.name) == name), None)
                 if origin:
                     found = self.find(self._absolute(module, node), origin)
@@ -101,19 +104,23 @@ class Release:
         return None
 
 
-def private_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """(name, line) of every private attribute that the file uses and does not itself define."""
-    own = {
-        node.attr if isinstance(node, ast.Attribute) else name
-        for node in ast.walk(tree)
-        for name in (_defined(node) or {""})
-        if name or (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
-    }
+def own_names(tree: ast.AST) -> set[str]:
+    """What a file defines: functions, classes, variables, and attributes that it sets."""
+    nodes = list(ast.walk(tree))
+    set_here = {n.attr for n in nodes if isinstance(n, ast.Attribute) and not _is_read(n)}
+    return set_here.union(*map(_defined, nodes))
+
+
+def private_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """(name, line) of every private attribute that the file reads."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            name = node.attr
-            if name.startswith("_") and not name.startswith("__") and name not in own:
-                yield name, node.lineno
+        name = node.attr if isinstance(node, ast.Attribute) and _is_read(node) else ""
+        if name.startswith("_") and not name.startswith("__"):
+            yield name, node.lineno
+
+
+def _is_read(node: ast.Attribute) -> bool:
+    return isinstance(node.ctx, ast.Load)
 
 
 def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
@@ -271,10 +278,13 @@ class Report:
 
 def unlisted() -> Iterator[tuple[str, int, str]]:
     """(file, line, name) of private names that the plugin uses and the list does not have."""
-    listed = {place.rpartition(".")[2] for place in LISTED["names"]} | set(LISTED["elsewhere"])
-    for file in sorted((PACKAGE / "plugin").rglob("*.py")):
-        for name, line in private_names(ast.parse(file.read_text(encoding="utf-8"))):
-            if name not in listed:
+    files = sorted((PACKAGE / "plugin").rglob("*.py"))
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in files}
+    known = {place.rpartition(".")[2] for place in LISTED["names"]} | set(LISTED["elsewhere"])
+    known = known.union(*map(own_names, trees.values()))
+    for file, tree in trees.items():
+        for name, line in private_names(tree):
+            if name not in known:
                 yield str(file.relative_to(PACKAGE.parent)), line, name
 
 
