@@ -14,6 +14,7 @@ pytest.importorskip("vllm")
 from vllm import LLM
 from vllm.config import ModelConfig
 from vllm.exceptions import VLLMValidationError
+from vllm.model_executor.models.interfaces import supports_eagle3
 
 from tests.plugin.engines import complete, continuations, prompt, register, start
 from vllm_dsocr.config import MODES, VisionSizes
@@ -107,6 +108,20 @@ def test_unknown_weights_are_refused(llm: LLM) -> None:
 
     with pytest.raises(ValueError, match="stray"):
         llm.apply_model(load)
+
+
+def test_a_drafter_sees_layers_of_the_decoder(llm: LLM) -> None:
+    def check(model: DeepseekOCRForCausalLM) -> None:
+        assert supports_eagle3(model)
+        usual = model.get_eagle3_default_aux_hidden_state_layers()
+        assert len(usual) == 3
+        model.set_aux_hidden_state_layers((1,))
+        try:
+            assert model.language_model.model.aux_hidden_state_layers == (1,)
+        finally:
+            model.set_aux_hidden_state_layers(())
+
+    llm.apply_model(check)
 
 
 def test_server_without_images_serves_text(llm: LLM, checkpoint: Path) -> None:

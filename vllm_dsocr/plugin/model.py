@@ -113,7 +113,7 @@ class DeepseekOCRForCausalLM(
         self._sharded = by_data and parallel.tensor_parallel_size > 1
         keep_constants(self)
         if isinstance(self.sam_model, SamVit):  # not where no image may come, nor on later stages
-            sides = self._recorded_sides().values()
+            sides = self.recorded_sides().values()
             attention.choose(forms, sizes.sam, sides, self.image_newline)
 
     def embed_multimodal(self, **kwargs: object) -> MultiModalEmbeddings:
@@ -152,6 +152,14 @@ class DeepseekOCRForCausalLM(
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """(tokens, hidden) -> (tokens, vocabulary), on the rank that has them."""
         return self.language_model.compute_logits(hidden_states)
+
+    def set_aux_hidden_state_layers(self, layers: tuple[int, ...]) -> None:
+        """Which decoder layers also give their hidden states, for an Eagle3 drafter."""
+        self.language_model.set_aux_hidden_state_layers(layers)
+
+    def get_eagle3_default_aux_hidden_state_layers(self) -> tuple[int, ...]:
+        """Those of vLLM's DeepSeek model."""
+        return self.language_model.get_eagle3_aux_hidden_state_layers()
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Loads the official layout; raises for tensors the model has no place for."""

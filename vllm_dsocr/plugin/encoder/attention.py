@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig
-from vllm.distributed import get_tp_group, model_parallel_is_initialized
+from vllm.distributed.parallel_state import get_tp_group, model_parallel_is_initialized
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
 

@@ -49,7 +49,7 @@ class EncoderGraphs:
     def _pages(self, mm_kwargs: Mapping[str, Any]) -> list[PageViews]:
         raise NotImplementedError
 
-    def _recorded_sides(self) -> dict[str, int]:
+    def recorded_sides(self) -> dict[str, int]:
         """Path -> px."""
         sides = {self.resolution.base_size}
         if self.resolution.crop_mode:
@@ -60,7 +60,7 @@ class EncoderGraphs:
         """One path per side, each with one buffer of uint8 pixels."""
         paths = {
             path: EncoderCudaGraphPathConfig(_tokens(side), allow_zero_tokens=True)
-            for path, side in self._recorded_sides().items()
+            for path, side in self.recorded_sides().items()
         }
         return EncoderCudaGraphConfig(
             modalities=["image"],
@@ -79,7 +79,7 @@ class EncoderGraphs:
 
     def get_encoder_cudagraph_budget_range(self, vllm_config: VllmConfig) -> tuple[int, int]:
         """From one view of the smallest side to what one pass of the encoder takes."""
-        tokens = [_tokens(side) for side in self._recorded_sides().values()]
+        tokens = [_tokens(side) for side in self.recorded_sides().values()]
         return min(tokens), max(MAX_TOKENS, *tokens)
 
     def get_encoder_cudagraph_item_specs(self, mm_kwargs: dict[str, Any]) -> list[EncoderItemSpec]:
@@ -93,7 +93,7 @@ class EncoderGraphs:
         counts = {side: len(views) for side, views in views_by_side([page]).items()}
         return {
             path: counts.get(side, 0) * _tokens(side)
-            for path, side in self._recorded_sides().items()
+            for path, side in self.recorded_sides().items()
         }
 
     def select_encoder_cudagraph_items(
@@ -113,7 +113,7 @@ class EncoderGraphs:
         axis_keys: tuple[Hashable, ...] | None = None,
     ) -> EncoderCudaGraphCaptureInputs:
         """As many views as the budget holds; pixels are bytes whatever the model's dtype."""
-        side = self._recorded_sides()[path]
+        side = self.recorded_sides()[path]
         views = torch.zeros(
             token_budget // _tokens(side), 3, side, side, dtype=torch.uint8, device=device
         )
@@ -130,7 +130,7 @@ class EncoderGraphs:
         return EncoderCudaGraphReplayBuffers(values={path: self._views(mm_kwargs, path)})
 
     def _views(self, mm_kwargs: dict[str, Any], path: str) -> Tensor:
-        return views_by_side(self._pages(mm_kwargs))[self._recorded_sides()[path]]
+        return views_by_side(self._pages(mm_kwargs))[self.recorded_sides()[path]]
 
     def encoder_cudagraph_forward(self, values: dict[str, Tensor], path: str = "default") -> Tensor:
         """(N, 3, S, S) pixels -> (N * q*q, D)."""
@@ -154,7 +154,7 @@ class EncoderGraphs:
         What is put together is new memory, so the graph's own may be written again.
         """
         pages = self._pages(batch_mm_kwargs or {})
-        paths = {side: path for path, side in self._recorded_sides().items()}
+        paths = {side: path for path, side in self.recorded_sides().items()}
         encoded = {}
         for side, views in views_by_side(pages).items():
             output = outputs.get(paths.get(side, ""))
