@@ -39,7 +39,7 @@ EVERYTHING = {
 
 def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
     with helm.Chart.load(CHART) as chart:
-        files = chart.render(values, release_name="try", namespace="ocr")
+        files = chart.render(values, name="try", namespace="ocr")
     return [
         document
         for name, text in files.items()
