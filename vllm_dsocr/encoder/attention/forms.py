@@ -17,6 +17,7 @@ from vllm_dsocr.encoder.attention import channels, fused, pieces
 from vllm_dsocr.encoder.attention.grid import ByHead, Grid, head_by_head
 
 AUTO = "auto"
+MOST_BIAS = 1 << 27  # numbers
 Shape = tuple[int, int]  # side of the grid, window
 
 
@@ -37,9 +38,15 @@ def on_cpu(grid: Grid) -> bool:
     return grid.qkv.device.type == "cpu"
 
 
+def bias_fits(grid: Grid) -> bool:
+    """Whether a GPU should hold the whole bias, at most 256 MiB in bf16; a CPU may."""
+    windows = len(grid.qkv) * (-(-grid.side // grid.size)) ** 2
+    return on_cpu(grid) or windows * grid.heads * grid.size**4 <= MOST_BIAS
+
+
 FORMS: dict[str, Form] = {
     "channels": Form(by_head(channels.as_channels), trains=True),
-    "mask": Form(by_head(channels.as_mask), trains=True),
+    "mask": Form(by_head(channels.as_mask), bias_fits, trains=True),
     "pieces": Form(by_head(pieces.in_pieces), on_cpu),
     "pieces-bias": Form(by_head(partial(pieces.in_pieces, add_bias=True)), on_cpu),
     "pieces-channels": Form(by_head(partial(pieces.in_pieces, add_bias=False)), on_cpu),
