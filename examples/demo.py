@@ -29,12 +29,11 @@ from typing import IO
 import openai
 from PIL import Image
 
-from vllm_dsocr.document.blocks import Figure, Page
+from vllm_dsocr.document.blocks import Page
 from vllm_dsocr.document.grounding import parse_blocks
 from vllm_dsocr.metrics import box_iou, character_error_rate
 from vllm_dsocr.page.prompt import TASKS
-from vllm_dsocr.page.ranges import ALL_PAGES
-from vllm_dsocr.pipeline.outputs import PagePictures, write_format
+from vllm_dsocr.pipeline.outputs import write_format
 from vllm_dsocr.render.figures import crop_figures
 from vllm_dsocr.render.finished import FinishedDocument, figure_path
 from vllm_dsocr.render.formats import FORMATS
@@ -137,21 +136,27 @@ def read(base_url: str, case: Case) -> str:
     return "".join(pieces)
 
 
+@dataclass(frozen=True, slots=True)
+class OnePicture:
+    """The image of a document of one page, as the formats ask for it."""
+
+    path: Path
+
+    def image(self, number: int = 1) -> Image.Image:
+        with Image.open(self.path) as image:
+            return image.convert("RGB")
+
+
 def finished(case: Case, text: str) -> FinishedDocument:
     """The answer as a document of one page."""
-    with Image.open(case.page) as image:
-        width, height = image.size
+    picture = OnePicture(case.page)
+    width, height = picture.image().size
     page = Page(1, "ok", width, height, text=text, blocks=parse_blocks(text))
-
-    def crop(figure: Figure) -> bytes:
-        with Image.open(case.page) as image:
-            return dict(crop_figures(image.convert("RGB"), page))[figure]
-
     return FinishedDocument(
         title=case.page.stem,
         pages=lambda: [page],
-        figure=crop,
-        pictures=lambda: PagePictures(case.page, ALL_PAGES, 72),
+        figure=lambda figure: dict(crop_figures(picture.image(), page))[figure],
+        pictures=lambda: picture,
         source=case.page,
     )
 

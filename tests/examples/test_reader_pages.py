@@ -140,7 +140,8 @@ def test_training_pass_equals_the_model_on_full_pages(model):
     ours = model.lm_head(forward.decode(model, x).hidden[-1])
     views = [view.expand(1, 3, -1, -1) for view in batch.pixels]
     images = [(view[:0], view) for view in views]
-    theirs = model(batch.ids, images, mask, torch.ones(2, 2, dtype=torch.long)).logits
+    grids = torch.ones(2, 2, dtype=torch.long)
+    theirs = model(batch.ids, images=images, images_seq_mask=mask, images_spatial_crop=grids).logits
     assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max()))
 
 
