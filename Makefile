@@ -12,7 +12,7 @@ SOURCES ?= 0.33.0
 BENCHMARKS := preprocess encoder prefill guard serving batch loss_memory
 LOCKS := requirements/torch.txt requirements/cpu.txt requirements/serve.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
 
-.PHONY: help setup demo serve test test-slow test-train test-clients test-containers test-transformers lint parity soak bench
+.PHONY: help setup demo serve test test-slow test-train test-clients test-postgres test-containers test-transformers lint parity soak bench
 .PHONY: bench-gpu finetune-reader compat vllm-api clean
 
 help:  ## this list
@@ -70,6 +70,9 @@ test-clients: setup  ## the service against larger clients of others, and a fuzz
 test-containers: setup  ## Dockerfiles, compose and chart, without a Docker engine or a cluster
 	$(PIP) --no-deps -r requirements/containers.txt
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest tests/docker
+
+test-postgres: setup  ## several front ends on the system's PostgreSQL (Debian: postgresql)
+	$(BIN)/python -m pytest tests/service/test_postgres.py
 
 bench: setup  ## every benchmark of speed and memory; each ends with one line of JSON
 	@for f in $(BENCHMARKS); do echo "== $$f"; $(BIN)/python -m benchmarks.$$f || exit 1; done

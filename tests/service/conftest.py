@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -18,6 +24,27 @@ from prometheus_client import CollectorRegistry
 from tests.fake_engine import FakeEngine
 from vllm_dsocr.server.app import create_app
 from vllm_dsocr.server.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+# A service of its own process whose engine needs a tenth of a second a page and keeps a list.
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+import uvicorn
+from tests.fake_engine import FakeEngine, grounded
+from vllm_dsocr.server.app import create_app
+from vllm_dsocr.server.settings import Settings
+
+class Slow(FakeEngine):
+    async def complete(self, request):
+        await asyncio.sleep(0.1)
+        with open(sys.argv[2], "a") as log:
+            log.write(f"{request.seed}\\n")
+        return await super().complete(request)
+
+settings = Settings(data=Path(sys.argv[1]), draw_processes=1, lease_seconds=1.0)
+uvicorn.run(create_app(Slow(max_in_flight=2), settings), port=int(sys.argv[3]), log_level="warning")
+"""
 
 
 @dataclass
@@ -73,3 +100,38 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     app = create_app(engine, settings, CollectorRegistry())
     with serve(app) as url:
         yield Running(url, app, engine)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Starts, kills and starts again one service on one port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, log = f"http://127.0.0.1:{port}", tmp_path / "read.txt"
+    running: list[subprocess.Popen] = []
+
+    def start() -> str:
+        command = [sys.executable, "-c", SERVER, str(tmp_path / "data"), str(log), str(port)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        running.append(subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True))
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                httpx.get(f"{url}/readyz").raise_for_status()
+                return url
+            except httpx.HTTPError:
+                assert running[-1].poll() is None, "the service did not start"
+                time.sleep(0.1)
+        raise AssertionError("the service did not start in time")
+
+    def kill(how: signal.Signals = signal.SIGKILL) -> None:
+        if how == signal.SIGKILL:
+            os.killpg(running[-1].pid, how)
+        else:
+            running[-1].send_signal(how)
+        running[-1].wait(30)
+
+    start.kill, start.log, start.pid = kill, log, lambda: running[-1].pid
+    yield start
+    kill()

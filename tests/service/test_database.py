@@ -69,6 +69,15 @@ def test_bytes_of_two_records_go_with_the_last(database):
     assert database.delete_file(second)
 
 
+def test_a_page_that_is_used_again_is_young_again(database, monkeypatch):
+    now = time.time()
+    for key in ("used", "left"):
+        database.add_page(key, {})
+    monkeypatch.setattr(time, "time", lambda: now + 1000)
+    database.touch_page("used")
+    assert [page.key for page in database.pages_before(now + 500)] == ["left"]
+
+
 def test_a_cancelled_job_is_not_run(database):
     job = database.add_job("", "ocr", {})
     assert database.cancel_job(job.id)

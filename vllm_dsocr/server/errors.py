@@ -5,6 +5,7 @@ Protocols shape the body; here are the status and the words. Knows nothing of th
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 
 
@@ -52,6 +53,17 @@ def busy(seconds: int = 5) -> ApiError:
 
 def engine_gone() -> ApiError:
     return ApiError(503, "the model is not available now", {"Retry-After": "30"})
+
+
+def disk_full() -> ApiError:
+    return ApiError(507, "the server's disk is full", {"Retry-After": "300"})
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a store or a database says so."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "disk is full" in str(error) or "No space left on device" in str(error)
 
 
 def out_of_time(sentence: str) -> ApiError:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any
 
+from vllm_dsocr.document.record import page_from_record
 from vllm_dsocr.server.service import Service
 from vllm_dsocr.server.work.jobs import Jobs
 from vllm_dsocr.server.work.reading import figure_key
@@ -29,14 +31,25 @@ async def keep_house(service: Service, jobs: Jobs) -> None:
 async def clean(service: Service, jobs: Jobs, moment: float) -> None:
     """Deletes what was done before that moment."""
     await jobs.delete(await asyncio.to_thread(service.database.jobs_ended_before, moment))
+    used = file_ids(await asyncio.to_thread(service.database.bodies_under_way))
     for file in await asyncio.to_thread(service.database.files_before, moment):
-        await service.forget(file)
+        if file.id not in used:
+            await service.forget(file)
     await asyncio.to_thread(_delete_pages, service, moment)
+
+
+def file_ids(value: Any) -> set[str]:
+    """Stored files that bodies of jobs name, under whatever kind of job."""
+    if isinstance(value, dict):
+        named = {item for key, item in value.items() if key.endswith("file_id")}
+        value = list(value.values())
+        return {item for item in named if isinstance(item, str)} | file_ids(value)
+    return set().union(*map(file_ids, value)) if isinstance(value, list) else set()
 
 
 def _delete_pages(service: Service, moment: float) -> None:
     pages = service.database.pages_before(moment)
     for page in pages:
-        for index in range(int(page.record.get("num_figures", 0))):
-            service.blobs.delete(figure_key(page.key, index))
+        for figure in page_from_record(page.record).figures:
+            service.blobs.delete(figure_key(page.key, figure.index))
     service.database.delete_pages([page.key for page in pages])

@@ -22,7 +22,14 @@ from starlette.types import Message, Receive
 
 from vllm_dsocr.page.prompt import PromptError
 from vllm_dsocr.server.auth import owner_of
-from vllm_dsocr.server.errors import ApiError, bad_request, engine_gone, too_large
+from vllm_dsocr.server.errors import (
+    ApiError,
+    bad_request,
+    disk_full,
+    engine_gone,
+    is_disk_full,
+    too_large,
+)
 from vllm_dsocr.server.service import Service
 from vllm_dsocr.server.work.jobs import Jobs
 
@@ -88,6 +95,7 @@ def error_response(error: Exception, request_id: str) -> Response:
     if known is None:
         logger.exception("request %s failed", request_id, exc_info=error)
         known = ApiError(500, "the server made a mistake; its log says more")
+    known.sentence = printable(known.sentence)
     detail: Any = known.sentence
     if isinstance(error, RequestValidationError):
         detail = [_validation(item) for item in error.errors()]
@@ -114,12 +122,18 @@ def _as_api_error(error: Exception) -> ApiError | None:
         return ApiError(error.status_code, str(error.detail), error.headers)
     if isinstance(error, PromptError):
         return bad_request(str(error))
-    return None
+    return disk_full() if is_disk_full(error) else None
 
 
 def _validation(item: dict[str, Any]) -> dict[str, Any]:
     """Without the input, which may be a whole file."""
-    return {"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]}
+    loc = [printable(part) if isinstance(part, str) else part for part in item["loc"]]
+    return {"loc": loc, "msg": printable(item["msg"]), "type": item["type"]}
+
+
+def printable(text: str) -> str:
+    """What clients sent and get back: JSON may hold halves of characters, an answer may not."""
+    return text.encode("utf-8", "replace").decode()[:300]
 
 
 def _request_id(request: Request) -> str:

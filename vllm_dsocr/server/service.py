@@ -69,7 +69,12 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Readies engine and drawing; both are gone behind it."""
         settings = self.settings
-        drawing = Drawing(settings.draw_processes, settings.draw_bytes, settings.page_seconds)
+        drawing = Drawing(
+            settings.draw_processes,
+            settings.draw_bytes,
+            settings.page_seconds,
+            settings.max_pixels,
+        )
         async with AsyncExitStack() as stack:
             stack.callback(drawing.close)
             await stack.enter_async_context(self.engine)

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 PREFIX = "DSOCR_"
 _MIB = 1 << 20
+_LEAST = 1e-9  # above 0; where 0 is the default it means something
 
 
 def _setting(default: Any, about: str) -> Any:
@@ -49,6 +50,15 @@ class Settings:
     webhook_secret: str = _setting("", "signs what they are told")
     lease_seconds: float = _setting(30.0, "after this a job of a server that died is taken over")
     drain_seconds: float = _setting(30.0, "how long SIGTERM waits for what is being read")
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not isinstance(value, (int, float)):
+                continue
+            least = 0 if item.default == 0 else _LEAST
+            if not least <= value < float("inf"):
+                raise ValueError(f"{item.name} cannot be {value}")
 
     @classmethod
     def from_environment(cls, **given: Any) -> Settings:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Form, Query, Request, Response, UploadFi
 
 from vllm_dsocr.server.auth import owner
 from vllm_dsocr.server.routes import OcrRoute, service_of
+from vllm_dsocr.server.service import clean_name
 from vllm_dsocr.server.storage.tables import StoredFile
 from vllm_dsocr.server.work.reading import file_key
 
@@ -41,7 +42,7 @@ async def upload(
 ) -> dict[str, Any]:
     """Keeps a file for later requests."""
     data = await file.read()
-    stored = await service_of(request).store(owner, file.filename or "", data, purpose)
+    stored = await service_of(request).store(owner, file.filename or "", data, clean_name(purpose))
     return file_object(stored)
 
 

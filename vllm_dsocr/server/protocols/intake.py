@@ -6,6 +6,7 @@ network needed), or by a URL of a host the operator allows.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import mimetypes
@@ -23,7 +24,7 @@ _OWN_URL = re.compile(r"/v1/files/(?P<id>[0-9a-f]{32})/content")
 async def from_url(service: Service, owner: str, url: str, name: str = "") -> StoredFile:
     """The document behind a URL of any kind. Raises ApiError."""
     if url[:5].lower() == "data:":
-        suffix, data = parse_data_url(url)
+        suffix, data = await asyncio.to_thread(parse_data_url, url)
         return await service.store(owner, name or f"document{suffix}", data, PURPOSE)
     own = _OWN_URL.fullmatch(_path_of(url))
     if own is not None:
@@ -34,7 +35,8 @@ async def from_url(service: Service, owner: str, url: str, name: str = "") -> St
 
 async def from_base64(service: Service, owner: str, text: str, name: str) -> StoredFile:
     """The document in base64. Raises ApiError."""
-    return await service.store(owner, name, decode_base64(text), PURPOSE)
+    data = await asyncio.to_thread(decode_base64, text)
+    return await service.store(owner, name, data, PURPOSE)
 
 
 def parse_data_url(url: str) -> tuple[str, bytes]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Receive, Scope, Send
 
 from vllm_dsocr.config import MODES
 from vllm_dsocr.document.blocks import Page
@@ -24,10 +27,12 @@ from vllm_dsocr.server.storage.tables import StoredFile
 from vllm_dsocr.server.work.jobs import Progress
 from vllm_dsocr.server.work.reading import ReadDocument
 
+logger = logging.getLogger(__name__)
 router = APIRouter(tags=["ocr"], route_class=OcrRoute)
 
 JOB_KIND = "ocr"
 MAX_PAGE_INDEX = 1_000_000
+MAX_RANGES = 100_000  # characters
 _RANGE = re.compile(r"([0-9]{1,7})(?:-([0-9]{1,7}))?")
 
 
@@ -75,7 +80,7 @@ class OcrRequest(BaseModel):
     model: str | None = None
     document: Document
     id: str | None = None
-    pages: list[int] | str | None = None
+    pages: Annotated[list[int], Field(max_length=100_000)] | str | None = None
     include_image_base64: bool | None = None
     image_limit: Annotated[int, Field(ge=0)] | None = None
     image_min_size: Annotated[int, Field(ge=0)] | None = None
@@ -90,7 +95,7 @@ class OcrRequest(BaseModel):
 
     mode: Literal[tuple(MODES)] | None = None  # type: ignore[valid-type]
     task: str = "markdown"
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     stream: bool = False
 
     def answer_options(self) -> AnswerOptions:
@@ -116,7 +121,10 @@ class OcrRequest(BaseModel):
 
 def parse_pages(text: str) -> list[int]:
     """Indices of `0,2-4`. Raises ApiError."""
+    if len(text) > MAX_RANGES:
+        raise bad_request(f"pages has more than {MAX_RANGES:,} characters", "pages")
     indices: set[int] = set()
+    total = 0
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         if match is None:
@@ -124,6 +132,9 @@ def parse_pages(text: str) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last > MAX_PAGE_INDEX:
             raise bad_request(f"not a range of pages: {part.strip()!r}", "pages")
+        total += last - first + 1
+        if total > MAX_PAGE_INDEX + 1:  # before the same million is written out again
+            raise bad_request("pages names too many pages", "pages")
         indices.update(range(first, last + 1))
     return sorted(indices)
 
@@ -135,12 +146,25 @@ async def ocr(
     """Reads a document."""
     service = service_of(request)
     check(service, body)
-    async with service.place():
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(service.place())
         file = await stored_document(service, owner, body)
         if body.stream:
-            return StreamingResponse(_events(service, file, body), media_type="text/event-stream")
+            return _Stream(_events(service, file, body), stack.pop_all())
         answer = await until_disconnect(request, answer_document(service, file, body))
     return JSONResponse(answer)
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events; the client's place is taken until they end or he hangs up."""
+
+    def __init__(self, events: AsyncGenerator[str, None], place: AsyncExitStack) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._events, self._place = events, place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._place, aclosing(self._events):
+            await super().__call__(scope, receive, send)
 
 
 def check(service: Service, body: OcrRequest) -> None:
@@ -193,7 +217,9 @@ def _answer(service: Service, document: ReadDocument, body: OcrRequest) -> dict[
     }
 
 
-async def _events(service: Service, file: StoredFile, body: OcrRequest) -> AsyncIterator[str]:
+async def _events(
+    service: Service, file: StoredFile, body: OcrRequest
+) -> AsyncGenerator[str, None]:
     """Server-sent events: `page` as pages are done, in any order; `done` or `error` at the end."""
     queue: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
     options, dpi = body.answer_options(), service.settings.dpi
@@ -211,6 +237,10 @@ async def _events(service: Service, file: StoredFile, body: OcrRequest) -> Async
             await queue.put(("done", {"model": service.model, "usage_info": usage}))
         except ApiError as error:
             await queue.put(("error", {"message": error.sentence, "status": error.status}))
+        except Exception:  # headers are sent: the stream has to say it
+            logger.exception("a stream failed")
+            mistake = "the server made a mistake; its log says more"
+            await queue.put(("error", {"message": mistake, "status": 500}))
 
     task = asyncio.create_task(read())
     try:
@@ -220,6 +250,7 @@ async def _events(service: Service, file: StoredFile, body: OcrRequest) -> Async
             yield f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
     finally:
         task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def run_job(

@@ -30,8 +30,12 @@ class Blobs:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
-        temporary.write_bytes(data)
-        temporary.replace(target)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(target)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # a full disk needs its bytes back
+            raise
 
     def read(self, key: str) -> bytes:
         """Raises FileNotFoundError."""

@@ -6,6 +6,7 @@ lease runs; every later write of that worker is refused once somebody else took 
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,14 @@ from typing import Any
 
 from sqlalchemy import Select, create_engine, delete, event, func, or_, select, update
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
 from vllm_dsocr.server.storage.tables import Base, Job, ReadPage, StoredFile
 
 ENDED = ("success", "failure", "cancelled")
+_ID = re.compile(r"[0-9a-f]{32}")
+_TOUCH_SECONDS = 60.0  # no write for each use
 MAX_STARTS = 5  # a job that takes the server down each time is given up
 
 
@@ -30,8 +33,14 @@ class Database:
         self._engine = create_engine(url, pool_pre_ping=True)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
-        Base.metadata.create_all(self._engine)
+        self._create_tables()
         self._sessions = sessionmaker(self._engine, expire_on_commit=False)
+
+    def _create_tables(self) -> None:
+        try:
+            Base.metadata.create_all(self._engine)
+        except (IntegrityError, OperationalError, ProgrammingError):
+            Base.metadata.create_all(self._engine)  # another server was making them as well
 
     @property
     def engine(self) -> Engine:
@@ -61,6 +70,8 @@ class Database:
 
     def file(self, owner: str, file_id: str) -> StoredFile | None:
         """The owner's file; None for one that is not there or somebody else's."""
+        if not _ID.fullmatch(file_id):  # databases stumble over some of what clients send
+            return None
         with self._sessions() as session:
             file = session.get(StoredFile, file_id)
             return file if file is not None and file.owner == owner else None
@@ -108,6 +119,8 @@ class Database:
 
     def job(self, owner: str | None, job_id: str) -> Job | None:
         """The owner's job, or anybody's for None."""
+        if not _ID.fullmatch(job_id):
+            return None
         with self._sessions() as session:
             job = session.get(Job, job_id)
             return job if job is not None and owner in (None, job.owner) else None
@@ -174,6 +187,10 @@ class Database:
         with self._write() as session:
             return session.execute(query).rowcount > 0
 
+    def bodies_under_way(self) -> list[dict[str, Any]]:
+        """Bodies of jobs that have not ended."""
+        return self._all(select(Job.body).where(Job.state.not_in(ENDED)))
+
     def delete_jobs(self, job_ids: Sequence[str]) -> None:
         with self._write() as session:
             session.execute(delete(Job).where(Job.id.in_(job_ids)))
@@ -182,7 +199,7 @@ class Database:
         query = select(Job).where(Job.state.in_(ENDED), Job.finished <= moment)
         return self._all(query if owner is None else query.where(Job.owner == owner))
 
-    def _update_own(self, worker: str, job_id: str, **values: Any) -> bool:
+    def _update_own(self, worker: str, job_id: str, /, **values: Any) -> bool:
         own = (Job.id == job_id, Job.worker == worker, Job.state == "started")
         with self._write() as session:
             return session.execute(update(Job).where(*own).values(**values)).rowcount > 0
@@ -202,6 +219,16 @@ class Database:
                 session.add(ReadPage(key=key, record=record, created=time.time()))
         except IntegrityError:
             return
+
+    def touch_page(self, key: str) -> None:
+        """A page that is used again is kept as long as if it had been read now."""
+        now = time.time()
+        aged = (ReadPage.key == key, ReadPage.created < now - _TOUCH_SECONDS)
+        with self._sessions() as session:
+            if session.scalar(select(ReadPage.key).where(*aged)) is None:
+                return
+        with self._write() as session:
+            session.execute(update(ReadPage).where(*aged).values(created=now))
 
     def pages_before(self, moment: float) -> list[ReadPage]:
         return self._all(select(ReadPage).where(ReadPage.created < moment))

@@ -22,7 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 from PIL import Image
 
 from vllm_dsocr.page.files import is_pdf
-from vllm_dsocr.page.pdf import PdfFile
+from vllm_dsocr.page.pdf import MAX_PDF_PIXELS, PdfFile
 from vllm_dsocr.page.source import PageError, count_frames, iter_frames
 
 MAX_PROCESSES = 8
@@ -44,7 +44,7 @@ class DrawnPage:
 class Drawing:
     """The pool. `close` ends its processes at once."""
 
-    def __init__(self, processes: int, max_bytes: int, seconds: float) -> None:
+    def __init__(self, processes: int, max_bytes: int, seconds: float, max_pixels: int) -> None:
         self._pool = ProcessPool(
             max_workers=processes or min(os.cpu_count() or 1, MAX_PROCESSES),
             max_tasks=1000,  # whatever a decoder leaks goes with its process
@@ -53,14 +53,15 @@ class Drawing:
             context=multiprocessing.get_context("spawn"),
         )
         self._seconds = seconds
+        self._max_pixels = max_pixels
 
     async def count(self, path: Path) -> int:
         """Pages of the file. Raises PageError."""
         return await self._run(_count, path)
 
     async def draw(self, path: Path, number: int, dpi: float) -> DrawnPage:
-        """Page `number` (from 1). Raises PageError."""
-        return await self._run(_draw, path, number, dpi)
+        """Page `number` (from 1). Raises PageError, for an image of too many pixels as well."""
+        return await self._run(_draw, path, number, dpi, self._max_pixels)
 
     def close(self) -> None:
         self._pool.stop()
@@ -86,12 +87,13 @@ def _count(path: Path) -> int:
     return count_frames(path)
 
 
-def _draw(path: Path, number: int, dpi: float) -> DrawnPage:
+def _draw(path: Path, number: int, dpi: float, max_pixels: int) -> DrawnPage:
     if is_pdf(path):
         pdf = _pdf(path)
-        image, size_points = pdf.image(number, dpi), pdf.size_points(number)
+        image = pdf.image(number, dpi, min(max_pixels, MAX_PDF_PIXELS))
+        size_points = pdf.size_points(number)
     else:
-        image, size_points = next(islice(iter_frames(path), number - 1, None)), None
+        image, size_points = next(islice(iter_frames(path, max_pixels), number - 1, None)), None
     return DrawnPage(image.tobytes(), image.size, size_points)
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from vllm_dsocr.engine import EngineLost
-from vllm_dsocr.server.errors import ApiError, busy, not_found
+from vllm_dsocr.server.errors import ApiError, busy, disk_full, is_disk_full, not_found
 from vllm_dsocr.server.service import Service
 from vllm_dsocr.server.storage.database import ENDED
 from vllm_dsocr.server.storage.tables import Job
@@ -186,9 +186,11 @@ class Jobs:
             state, error = "failure", trouble.sentence
         except EngineLost:
             raise
-        except Exception:
+        except Exception as trouble:
             logger.exception("job %s failed", job.id)
-            state, error = "failure", "the server made a mistake; its log says more"
+            mistake = "the server made a mistake; its log says more"
+            state = "failure"
+            error = disk_full().sentence if is_disk_full(trouble) else mistake
         ended = await asyncio.to_thread(self._database.end_job, self._worker, job.id, state, error)
         await self._tell()
         if ended:

@@ -156,6 +156,7 @@ class Reading:
         record = await asyncio.to_thread(self._database.page, key)
         if record is not None:
             self._metrics.cached_pages.inc()
+            await asyncio.to_thread(self._database.touch_page, key)
             return page_from_record(record)
         async with self._gate.slot(document):
             started = time.monotonic()
