@@ -39,9 +39,10 @@ serve: setup  ## serve the bundled reader on PORT (default 8000)
 test: setup lint  ## the whole fast suite; the gate
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: setup  ## style and format
+lint: setup  ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 parity: setup  ## reference tests on DATA=DIR of the golden format
 	DSOCR_PARITY_DATA=$(abspath $(DATA)) $(BIN)/python -m pytest tests/parity

@@ -68,7 +68,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vllm_dsocr", "vllm_dsocr.*"]),
-    package_data={"vllm_dsocr.server": ["web/*"]},
+    package_data={"vllm_dsocr": ["py.typed"], "vllm_dsocr.server": ["web/*"]},
     install_requires=[
         "pillow>=11.3",
         "numpy>=2.1",

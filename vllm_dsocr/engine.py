@@ -66,9 +66,14 @@ class Engine(Protocol):
     versions: what took part, for the record. Both are known once the engine was entered.
     """
 
-    model: str
-    max_in_flight: int
-    versions: Mapping[str, str]
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def max_in_flight(self) -> int: ...
+
+    @property
+    def versions(self) -> Mapping[str, str]: ...
 
     async def __aenter__(self) -> Engine: ...
 

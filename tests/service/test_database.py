@@ -83,3 +83,11 @@ def test_a_cancelled_job_is_not_run(database):
     assert database.cancel_job(job.id)
     assert database.claim_job("a", 60) is None
     assert not database.cancel_job(job.id)
+
+
+def test_a_job_given_back_is_taken_by_the_next_at_once(database):
+    job = database.add_job("", "ocr", {})
+    for worker in ("a", "b", "c", "d"):  # going down in good order is no failed start
+        assert database.claim_job(worker, 60).id == job.id
+        assert database.give_back(worker, job.id)
+    assert database.claim_job("e", 60).id == job.id

@@ -64,7 +64,7 @@ app = typer.Typer(**APP)
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns its exit code; 2, and one line, for wrong arguments."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    command = typer.main.get_command(app)
+    command = typer.main.get_group(app)
     for name, facts in COMMANDS.items():
         command.add_command(LazyCommand(name, *facts))
     try:

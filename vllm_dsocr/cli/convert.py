@@ -205,7 +205,7 @@ def convert(
         ),
     ] = False,
     formats: Annotated[
-        tuple,
+        tuple[str, ...],
         typer.Option(
             "--format",
             parser=_formats,

@@ -34,7 +34,7 @@ def doctor(ctx: typer.Context) -> int:
     """The exit code: 1 when serving would fail, 2 for a command line that cannot be read."""
     from vllm_dsocr.plugin.doctor.report import report
 
-    model, *flags = ctx.args or [None]
+    model, flags = ctx.args[0] if ctx.args else None, ctx.args[1:]
     if model is not None and model.startswith("-"):
         print("dsocr doctor: the model comes first, its options behind it", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 # Every `typer.Typer` here is made with these: `app = typer.Typer(**APP)`.
 APP: dict[str, Any] = {
@@ -37,10 +37,12 @@ class LazyCommand(TyperCommand):
         super().__init__(name, help=about, rich_help_panel=panel)
         self._place = place
 
-    def make_context(self, info_name: str | None, args: list[str], **more: Any) -> Any:
-        return self._load().make_context(info_name, args, **more)
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        return self._load().make_context(info_name, args, parent, **extra)
 
-    def _load(self) -> TyperCommand | TyperGroup:
+    def _load(self) -> Any:
         module, _, name = self._place.partition(":")
         found = getattr(importlib.import_module(module), name)
         return typer.main.get_command(found if isinstance(found, typer.Typer) else _as_app(found))

@@ -69,10 +69,10 @@ class ConfigByArchitecture(DeepseekOCRConfig):
 class ProcessorByArchitecture(DeepseekOCRProcessor):
     """What `DeepseekVLV2Processor` stands for: our processor, for our checkpoints only."""
 
-    before: type | None = None
+    before: Any = None  # a class
 
     @classmethod
-    def from_pretrained(cls, path: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Of other checkpoints whatever was found before this package: a processor or tokenizer."""
         hub = {key: value for key, value in kwargs.items() if key in HUB_OPTIONS}
         values, _ = PreTrainedConfig.get_config_dict(path, **hub)

@@ -11,6 +11,8 @@ add up to one batch, however it is cut. Knows nothing of experts.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,9 +32,10 @@ class Balance:
         """targets: (B, S'), what is to be predicted. num_items: labels of the whole batch."""
         counts = (targets != IGNORE_INDEX).sum(dim=1).float()
         total = counts.sum().clamp(min=1) if num_items is None else num_items
-        self.weights = counts / (total.to(counts.device) if torch.is_tensor(total) else total)
-        plain = attention_mask is not None and attention_mask.ndim == 2
-        self.tokens = attention_mask.bool() if plain else None
+        self.weights = counts / (total.to(counts.device) if isinstance(total, Tensor) else total)
+        self.tokens: Tensor | None = None
+        if attention_mask is not None and attention_mask.ndim == 2:
+            self.tokens = attention_mask.bool()
         self._scale: Tensor | None = None
 
     def tap(self, loss: Tensor) -> Tensor:
@@ -46,24 +49,24 @@ class Balance:
 
 class _Tap(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, loss: Tensor, balance: Balance) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, balance: Balance) -> Tensor:
         ctx.balance = balance
         return loss.clone()  # the Trainer multiplies it in place
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         ctx.balance._scale = grad
         return grad, None
 
 
 class _Attached(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: Tensor, loss: Tensor, balance: Balance) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, loss: Tensor, balance: Balance) -> Tensor:
         ctx.balance = balance
         ctx.like = loss.detach()
         return tensor.view_as(tensor)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         scale = ctx.balance._scale  # None: the caller made a loss of its own from the logits
         return grad, None if scale is None else scale.to(ctx.like), None

@@ -99,7 +99,7 @@ class DeepseekOCRConfig(LlamaConfig):
                 setattr(self, key, self.language_config[key])
         if "rope_theta" in self.language_config:
             kwargs.setdefault("rope_theta", self.language_config["rope_theta"])
-        self.architectures = self.architectures or [ARCHITECTURE]
+        self.architectures = getattr(self, "architectures", None) or [ARCHITECTURE]
         kwargs.pop("auto_map", None)  # names files of the hub, which are neither used nor saved
         super().__post_init__(**kwargs)
         self._refuse_unsupported()
@@ -115,7 +115,7 @@ class DeepseekOCRConfig(LlamaConfig):
     @property
     def vision_sizes(self) -> VisionSizes:
         """Sizes of towers and projector, official values where the checkpoint is silent."""
-        return VisionSizes.from_config(self.vision_config, self.projector_config)
+        return VisionSizes.from_config(self.vision_config or {}, self.projector_config or {})
 
     def to_dict(self) -> dict[str, Any]:
         """The official layout, `language_config` renewed from the flat attributes."""
@@ -123,5 +123,5 @@ class DeepseekOCRConfig(LlamaConfig):
         language = {key: getattr(self, key) for key in _LANGUAGE_KEYS}
         language["rope_theta"] = self.rope_parameters["rope_theta"]
         language.setdefault("architectures", ["DeepseekV2ForCausalLM"])
-        output["language_config"] = {**self.language_config, **language}
+        output["language_config"] = {**(self.language_config or {}), **language}
         return output

@@ -59,7 +59,7 @@ class HfEngine:
 
     @torch.inference_mode()
     def _complete(self, request: Request) -> Completion:
-        options = {"mode": request.mode} if request.mode else {}
+        options: dict[str, Any] = {"mode": request.mode} if request.mode else {}
         inputs = self._processor(request.prompt, request.image, **options)
         length = inputs["input_ids"].shape[1]
         eos = self._vocabulary[EOS_TOKEN]

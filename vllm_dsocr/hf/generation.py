@@ -63,7 +63,8 @@ class PageGenerationMixin(GenerationMixin):
             return inputs
         embedded = inputs.get("inputs_embeds") is not None
         length = (inputs["inputs_embeds"] if embedded else inputs["input_ids"]).shape[1]
-        total = (inputs_embeds if embedded else input_ids).shape[1]
+        given: Any = inputs_embeds if embedded else input_ids
+        total = given.shape[1]
         if total < images_seq_mask.shape[1]:  # a chunk of the prompt, which begins where we are
             total = length + (_seen(past_key_values))
         mask = window(images_seq_mask, total - length, length)

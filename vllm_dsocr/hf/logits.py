@@ -30,7 +30,8 @@ class NGramGuardProcessor(LogitsProcessor):
         """scores (B, V) with banned ids at -inf; input_ids (B, S), growing by one a call."""
         outputs = input_ids[:, self._prompt_length :].tolist()
         if not self._rows:
-            self._rows = [(tokens := [], NGramGuard(self._rule, tokens)) for _ in outputs]
+            seen: list[list[int]] = [[] for _ in outputs]
+            self._rows = [(tokens, NGramGuard(self._rule, tokens)) for tokens in seen]
         scores = scores.clone()
         for row, (output, (tokens, guard)) in enumerate(zip(outputs, self._rows, strict=True)):
             tokens.extend(output[len(tokens) :])

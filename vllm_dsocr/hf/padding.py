@@ -15,7 +15,7 @@ import torch
 from vllm_dsocr.config import OptionError
 from vllm_dsocr.page.prompt import PromptError
 
-PADDINGS = {True: "longest", False: "do_not_pad", None: "do_not_pad"}
+PADDINGS: dict[Any, str] = {True: "longest", False: "do_not_pad", None: "do_not_pad"}
 TRUNCATIONS = (True, False, None, "longest_first", "only_first", "do_not_truncate")
 SIDES = ("left", "right")
 TENSORS = (None, "pt", "np")
@@ -72,14 +72,15 @@ def _one_of(name: str, value: Any, known: Sequence[Any]) -> None:
 
 def shortened(row: list[int], settings: PaddingSettings, image_token_id: int) -> list[int]:
     """The row cut to max_length at its end. Raises PromptError where an image would be cut."""
-    if not settings.truncates or len(row) <= settings.max_length:
+    most = settings.max_length
+    if not settings.truncates or most is None or len(row) <= most:
         return row
-    if image_token_id in row[settings.max_length :]:
+    if image_token_id in row[most:]:
         raise PromptError(
-            f"the prompt has {len(row)} tokens and max_length {settings.max_length} "
+            f"the prompt has {len(row)} tokens and max_length {most} "
             "would cut an image; choose a smaller mode or a greater length"
         )
-    return row[: settings.max_length]
+    return row[:most]
 
 
 def as_batch(
@@ -90,13 +91,13 @@ def as_batch(
     Raises PromptError for rows of several lengths that are to be a tensor without padding.
     """
     lengths = [_padded_length(row, rows, settings) for row in rows]
-    kinds = {
+    kinds: dict[str, tuple[list[list[Any]], Any]] = {
         "input_ids": (list(rows), pad_id),
         "attention_mask": ([[1] * len(row) for row in rows], 0),
         "images_seq_mask": ([[token == image_token_id for token in row] for row in rows], False),
     }
     batch = {
-        name: [_filled(*pair, value, settings) for pair in zip(values, lengths, strict=True)]
+        name: [_filled(row, n, value, settings) for row, n in zip(values, lengths, strict=True)]
         for name, (values, value) in kinds.items()
     }
     if settings.return_tensors is None:
@@ -111,7 +112,7 @@ def _padded_length(row: list[int], rows: Sequence[list[int]], settings: PaddingS
     if settings.padding == "do_not_pad":
         return len(row)
     longest = settings.padding == "longest"
-    length = max(map(len, rows)) if longest else max(len(row), settings.max_length)
+    length = max(map(len, rows)) if longest else max(len(row), settings.max_length or 0)
     return length + -length % (settings.pad_to_multiple_of or 1)
 
 

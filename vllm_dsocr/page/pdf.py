@@ -131,4 +131,4 @@ def _pdf_errors(sentence: str) -> Iterator[None]:
     try:
         yield
     except pdfium.PdfiumError as error:
-        raise PageError(_REASONS.get(getattr(error, "err_code", None), sentence)) from error
+        raise PageError(_REASONS.get(getattr(error, "err_code", 0), sentence)) from error

@@ -29,7 +29,8 @@ class PageRanges:
     def last(self) -> int | None:
         """The last wanted page, None when the document's end is wanted."""
         lasts = [last for _, last in self.ranges]
-        return None if None in lasts else max(lasts)
+        known = [last for last in lasts if last is not None]
+        return max(known) if len(known) == len(lasts) else None
 
 
 ALL_PAGES = PageRanges()

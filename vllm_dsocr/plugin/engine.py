@@ -146,5 +146,12 @@ def _sampling(request: Request) -> SamplingParams:
     )
 
 
+_FINISHES: dict[str | None, Finish] = {
+    "stop": "stop",
+    "length": "length",
+    "repetition": "repetition",
+}
+
+
 def _finish(reason: str | None) -> Finish:
-    return reason if reason in ("stop", "length", "repetition") else "abort"
+    return _FINISHES.get(reason, "abort")

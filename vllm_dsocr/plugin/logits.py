@@ -42,10 +42,12 @@ class NoRepeatNGramLogitsProcessor(LogitsProcessorV1, LogitsProcessorV2):
         if is_v2_state(host[0]):
             from vllm_dsocr.plugin.guard.logits_v2 import SlotGuards
 
-            return SlotGuards(*host, default)
+            (req_states,) = host
+            return SlotGuards(req_states, default)
         from vllm_dsocr.plugin.guard.logits_v1 import BatchGuards
 
-        return BatchGuards(*host, default)
+        device, is_pin_memory = host
+        return BatchGuards(device, is_pin_memory, default)
 
     @classmethod
     def default_rule(cls, vllm_config: VllmConfig) -> NGramRule | None:

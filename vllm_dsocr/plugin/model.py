@@ -116,7 +116,7 @@ class DeepseekOCRForCausalLM(
             sides = self.recorded_sides().values()
             attention.choose(forms, sizes.sam, sides, self.image_newline)
 
-    def embed_multimodal(self, **kwargs: object) -> MultiModalEmbeddings:
+    def embed_multimodal(self, **kwargs: Any) -> MultiModalEmbeddings:
         """One (num_image_tokens, hidden) tensor per image; none for a call without images.
 
         kwargs: `global_view`, `tiles` and `grid` as the processor made them.

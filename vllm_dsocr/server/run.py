@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from vllm_dsocr.engine import Engine
 from vllm_dsocr.fleet.discovery import discovery, split_servers
@@ -51,7 +52,7 @@ def replica(url: str, model: str | None, concurrency: int | None) -> Replica:
     async def connect() -> Engine:
         from vllm_dsocr.server_engine import ServerEngine
 
-        limit = {"max_in_flight": concurrency} if concurrency else {}
+        limit: dict[str, Any] = {"max_in_flight": concurrency} if concurrency else {}
         return await ServerEngine.connect(with_version(url), model, max_retries=0, **limit)
 
     return Replica(url, connect)

@@ -195,7 +195,7 @@ def _mapping(where: str, values: Any, known: set[str] | None) -> Mapping[str, An
     if not isinstance(values, dict):
         raise SettingsError(f"{where} must be a mapping, got {values!r}")
     unknown = sorted(set(map(str, values)) - known) if known is not None else []
-    if unknown:
+    if known is not None and unknown:
         names = ", ".join(sorted(known)) if len(known) < 20 else "those of TrainingArguments"
         raise SettingsError(f"unknown key {unknown[0]!r} in {where}; known are {names}")
     return values
@@ -205,5 +205,5 @@ def _names(kind: type) -> set[str]:
     return {f.name for f in dataclasses.fields(kind) if f.init}
 
 
-def _is_missing(one: dataclasses.Field, values: Mapping[str, Any]) -> bool:
+def _is_missing(one: dataclasses.Field[Any], values: Mapping[str, Any]) -> bool:
     return one.default is MISSING and one.default_factory is MISSING and one.name not in values

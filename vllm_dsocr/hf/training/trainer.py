@@ -115,7 +115,9 @@ class PageTrainer(Trainer):
                 synced_gpus=self.is_fsdp_enabled or self.is_deepspeed_enabled,
             )
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
         """What serves; in a checkpoint also the weights as they are trained, where those differ."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)

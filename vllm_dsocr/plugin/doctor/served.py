@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_dsocr.config import ARCHITECTURE, mode_name
 
@@ -28,7 +28,7 @@ class Served:
     loops: str
     processors: tuple[str, ...]
     processor_error: str | None  # why the processors do not load
-    sampling: dict[str, object]
+    sampling: dict[str, Any]
     tokenizer: str
     page_options: str
     limits: str
@@ -104,6 +104,8 @@ def _guard(config: VllmConfig, processors: Sequence[str]) -> str:
     if not set(GUARDS) & set(processors):
         return f"off: {_why_not(config, 'guard')}"
     rule = DeepseekOCRNGramLogitsProcessor.default_rule(config)
+    if rule is None:
+        return "off"
     exempt = sorted(rule.whitelist)
     return f"no {rule.size} tokens twice within {rule.window}, token ids {exempt} exempt"
 

@@ -127,7 +127,8 @@ def _grids(
             page = cols * side, rows * side
             stated = zip(page, (width, height), strict=True)
             scale = min([1.0, *(limit / length for length, limit in stated if limit)])
-            yield plan_tiles(*(max(1, int(length * scale)) for length in page), resolution)
+            scaled_width, scaled_height = (max(1, int(length * scale)) for length in page)
+            yield plan_tiles(scaled_width, scaled_height, resolution)
 
 
 class DeepseekOCRDummyInputsBuilder(BaseDummyInputsBuilder[DeepseekOCRProcessingInfo]):
@@ -222,6 +223,7 @@ class DeepseekOCRMultiModalProcessor(BaseMultiModalProcessor[DeepseekOCRProcessi
 
         def placeholders(item_idx: int) -> list[int]:
             size = mm_items.get_items("image", ImageProcessorItems).get_image_size(item_idx)
-            return [token] * plan_tiles(*size, resolution).num_image_tokens
+            plan = plan_tiles(size.width, size.height, resolution)
+            return [token] * plan.num_image_tokens
 
         return [PromptReplacement(modality="image", target=[token], replacement=placeholders)]

@@ -71,7 +71,8 @@ def failed_answer(name: str, sentence: str) -> dict[str, Any]:
 
 def zip_answer(answers: Sequence[dict[str, Any]]) -> bytes:
     """Every content of every document as a file of its own."""
-    buffer, taken = io.BytesIO(), set()
+    buffer = io.BytesIO()
+    taken: set[str] = set()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for answer in answers:
             document = answer["document"]
@@ -125,7 +126,7 @@ def _finished(document: ReadDocument, options: DoclingOptions) -> FinishedDocume
 
 
 def _doctags(finished: FinishedDocument) -> str:
-    from docling_core.types.doc import DoclingDocument
+    from docling_core.types.doc import DoclingDocument  # type: ignore[attr-defined]  # it names no __all__
 
     exported = DoclingDocument.model_validate_json(FORMATS["docling"].text(finished))
     return exported.export_to_doctags()

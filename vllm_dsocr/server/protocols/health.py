@@ -25,8 +25,11 @@ async def livez() -> dict[str, str]:
 async def readyz(request: Request) -> JSONResponse:
     """Pages can be read: engine and database answer, and the server is not being drained."""
     service: Service | None = getattr(request.app.state, "dsocr_service", None)
-    ready = service is not None and service.is_ready
-    ready = ready and await asyncio.to_thread(service.database.is_alive)
+    ready = (
+        service is not None
+        and service.is_ready
+        and await asyncio.to_thread(service.database.is_alive)
+    )
     return JSONResponse({"status": "ok" if ready else "unavailable"}, 200 if ready else 503)
 
 

@@ -185,7 +185,7 @@ class Database:
         ended = {"state": "cancelled", "finished": time.time(), "lease": 0.0}
         query = update(Job).where(Job.id == job_id, Job.state.not_in(ENDED)).values(**ended)
         with self._write() as session:
-            return session.execute(query).rowcount > 0
+            return _num_changed(session.execute(query)) > 0
 
     def bodies_under_way(self) -> list[dict[str, Any]]:
         """Bodies of jobs that have not ended."""
@@ -202,7 +202,7 @@ class Database:
     def _update_own(self, worker: str, job_id: str, /, **values: Any) -> bool:
         own = (Job.id == job_id, Job.worker == worker, Job.state == "started")
         with self._write() as session:
-            return session.execute(update(Job).where(*own).values(**values)).rowcount > 0
+            return _num_changed(session.execute(update(Job).where(*own).values(**values))) > 0
 
     # pages
 
@@ -245,6 +245,11 @@ class Database:
     def _all(self, query: Select[Any]) -> list[Any]:
         with self._sessions() as session:
             return list(session.scalars(query))
+
+
+def _num_changed(result: Any) -> int:
+    """Rows of an update; the result of one has a count that results in general have not."""
+    return int(result.rowcount)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -6,6 +6,8 @@ where there are none.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import JSON, BigInteger, Float, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -38,7 +40,7 @@ class Job(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     owner: Mapped[str] = mapped_column(String(64))
     kind: Mapped[str] = mapped_column(String(32))
-    body: Mapped[dict] = mapped_column(JSON)
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
     state: Mapped[str] = mapped_column(String(16), default="pending")
     worker: Mapped[str] = mapped_column(String(64), default="")
     lease: Mapped[float] = mapped_column(Float, default=0.0)
@@ -63,5 +65,5 @@ class ReadPage(Base):
     __tablename__ = "pages"
 
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
-    record: Mapped[dict] = mapped_column(JSON)
+    record: Mapped[dict[str, Any]] = mapped_column(JSON)
     created: Mapped[float] = mapped_column(Float)

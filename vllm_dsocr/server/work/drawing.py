@@ -64,7 +64,7 @@ class Drawing:
         return await self._run(_draw, path, number, dpi, self._max_pixels)
 
     def close(self) -> None:
-        self._pool.stop()
+        self._pool.stop()  # type: ignore[no-untyped-call]  # Pebble annotates results only
         self._pool.join()
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:

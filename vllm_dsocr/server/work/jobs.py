@@ -13,6 +13,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from vllm_dsocr.engine import EngineLost
@@ -145,8 +146,11 @@ class Jobs:
                 continue
             task = asyncio.create_task(self._run_job(job), name=f"job-{job.id}")
             self._running[job.id] = task
-            task.add_done_callback(lambda _, job_id=job.id: self._running.pop(job_id, None))
-            task.add_done_callback(lambda _: self._wake.set())
+            task.add_done_callback(partial(self._forget, job.id))
+
+    def _forget(self, job_id: str, _task: asyncio.Task[None]) -> None:
+        self._running.pop(job_id, None)
+        self._wake.set()
 
     async def _run_job(self, job: Job) -> None:
         work = asyncio.create_task(self._work(job))
