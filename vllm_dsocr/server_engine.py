@@ -141,7 +141,7 @@ class ServerEngine:
         url = self._client.base_url.join(f"../{path}")
         client = self._client.with_options(max_retries=0, timeout=_PROBE_SECONDS)
         try:
-            ask = client.post if method == "POST" else client.get
+            ask: Any = client.post if method == "POST" else client.get
             answer = await ask(str(url), cast_to=object, **({"body": body} if body else {}))
         except (openai.OpenAIError, ValueError):
             return {}
@@ -170,7 +170,7 @@ def _choice(answer: object) -> tuple[str, Finish]:
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, Mapping) else None
-    if not isinstance(message, Mapping):
+    if not isinstance(choice, Mapping) or not isinstance(message, Mapping):
         raise EngineError(f"the server's answer has no choice with a message: {_shown(answer)}")
     return _text(message.get("content")), _finish(choice.get("finish_reason"))
 

@@ -405,7 +405,8 @@ def _print_document(job: Job, stdout: TextIO) -> None:
         if document is not None:
             stdout.flush()
             data = (manifest.parent / FORMATS[job.output.formats[0]].file).read_bytes()
-            getattr(stdout, "buffer", stdout).write(data)
+            binary: Any = getattr(stdout, "buffer", stdout)
+            binary.write(data)
 
 
 def _print_stats(job: Job, summaries: Sequence[Event], stdout: TextIO) -> None:

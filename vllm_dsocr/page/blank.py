@@ -54,8 +54,8 @@ def _plainly_written(grey: Image.Image) -> bool:
     """Most pages, at little cost: strong contrast still there at a quarter of the size."""
     if min(grey.size) < 8:
         return True
-    low, high = grey.reduce(4).getextrema()
-    return high - low > 100  # of 255
+    values = np.asarray(grey.reduce(4))
+    return int(values.max()) - int(values.min()) > 100  # of 255
 
 
 def _paper(values: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from vllm_dsocr.page.source import PageError
@@ -85,7 +85,7 @@ def _copy(answer: httpx.Response, target: Path, max_bytes: int) -> None:
             file.write(piece)
 
 
-def _httpx() -> type[httpx]:
+def _httpx() -> Any:
     try:
         import httpx
     except ImportError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,12 +127,11 @@ def _pdf_pages(path: Path, wanted: PageRanges, options: ReadOptions) -> Iterator
 
 def _pdf_page(pdf: PdfFile, number: int, dpi: float) -> SourcePage:
     try:
-        size_points, frame = pdf.size_points(number), pdf.frame(number)
+        frame: PdfFrame | None = pdf.frame(number)
+        size: tuple[float, float] | None = pdf.size_points(number)
     except PageError:
-        size_points = frame = None  # loading it will say so
-    return SourcePage(
-        number, lambda: pdf.image(number, dpi), size_points, frame, lambda: pdf.text(number)
-    )
+        size = frame = None  # loading it will say so
+    return SourcePage(number, lambda: pdf.image(number, dpi), size, frame, lambda: pdf.text(number))
 
 
 def _image_pages(path: Path, wanted: PageRanges, options: ReadOptions) -> Iterator[SourcePage]:
@@ -149,7 +149,11 @@ def _image_pages(path: Path, wanted: PageRanges, options: ReadOptions) -> Iterat
         if frame is None:
             return
         if number in wanted:
-            yield SourcePage(number, lambda image=frame: image)
+            yield SourcePage(number, partial(_same, frame))
+
+
+def _same(image: Image.Image) -> Image.Image:
+    return image
 
 
 def _raiser(error: PageError) -> Callable[[], Image.Image]:

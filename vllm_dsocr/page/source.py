@@ -52,9 +52,9 @@ def iter_frames(
     first page that cannot be read, ImportError for a format whose library is not installed.
     """
     given = isinstance(source, Image.Image)
-    with nullcontext(source) if given else _identify(source) as image:
+    with nullcontext(source) if isinstance(source, Image.Image) else _identify(source) as image:
         several = not given and image.format == "TIFF"
-        frames = iter(ImageSequence.Iterator(image) if several else [image])
+        frames: Iterator[Image.Image] = iter(ImageSequence.Iterator(image) if several else [image])
         while (page := _next_page(frames, max_pixels, alpha)) is not None:
             # All frames of a file are one object, which changes as it moves on.
             yield page.copy() if several and page is image else page
@@ -62,11 +62,13 @@ def iter_frames(
 
 def count_frames(source: Source) -> int:
     """How many pages `iter_frames` will give, from headers alone. Raises PageError."""
+    if isinstance(source, Image.Image):
+        return 1
     with _identify(source) as image:
         if image.format != "TIFF":
             return 1
         try:
-            return image.n_frames
+            return int(image.n_frames)  # type: ignore[attr-defined]  # that of a TIFF has it
         except Exception as error:  # parsers raise nearly anything on damaged headers
             raise PageError(f"the image is damaged: {error}") from error
 
@@ -106,7 +108,8 @@ def converts_plainly(data: bytes) -> bool:
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """16-bit grey to 8-bit, 65535 to 255. Some writers keep 8-bit greys there: those stay."""
-    if image.getextrema()[1] > 255:
+    _, highest = image.getextrema()
+    if isinstance(highest, int | float) and highest > 255:
         image = image.point(lambda value: value * (1 / 257) + 0.5)
     return image.convert("L")
 
@@ -115,7 +118,7 @@ def _identify(source: bytes | str | os.PathLike[str]) -> Image.Image:
     """The image with its size and format known and nothing decoded yet."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        formats = FORMATS
+        formats: tuple[str, ...] = FORMATS
         if is_heif(_head(source)):
             _register_heif()
             formats = (_HEIF,)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 
 try:
-    from docling_core.types.doc import (  # type: ignore[attr-defined]  # it names no __all__
+    from docling_core.types.doc import (
         BoundingBox,
         ContentLayer,
         DocItemLabel,

@@ -12,12 +12,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from vllm_dsocr.config import PATCH_SIZE, SamSizes
-from vllm_dsocr.encoder.attention.forms import FORMS, TRAINING, Shape, on_cpu, usual
+from vllm_dsocr.encoder.attention.forms import FORMS, TRAINING, Form, Shape, on_cpu, usual
 from vllm_dsocr.encoder.attention.grid import Grid, head_by_head
 from vllm_dsocr.encoder.attention.pieces import in_pieces
 
@@ -104,12 +105,15 @@ def _tried(grid: Grid, end: float) -> Iterator[Trial]:
             if not error <= allowed:
                 yield Trial(shape, name, None, error, "differs from the definition")
                 continue
-            yield Trial(
-                shape, name, _seconds(lambda form=form: form.call(replace(grid)), grid), error
-            )
+            seconds = _seconds(partial(_called, form, grid), grid)
+            yield Trial(shape, name, seconds, error)
         except Exception as failure:  # a compiler, a kernel without this head size, memory
             note = f"{type(failure).__name__}: {failure}".splitlines()[0][:120]
             yield Trial(shape, name, None, note=note)
+
+
+def _called(form: Form, grid: Grid) -> Tensor:
+    return form.call(replace(grid))
 
 
 def _first_view(grid: Grid) -> Grid:
@@ -118,9 +122,9 @@ def _first_view(grid: Grid) -> Grid:
 
 def definition(grid: Grid) -> Tensor:
     """Of the first view, in fp32, with the bias added and never whole in memory."""
-    parts = (part.float() for part in (grid.qkv[:1], grid.fill, grid.tables))
-    exact = Grid(*parts, grid.heads, grid.window)
-    return head_by_head(exact, lambda *inputs: in_pieces(*inputs, add_bias=True))
+    qkv, fill, tables = (part.float() for part in (grid.qkv[:1], grid.fill, grid.tables))
+    exact = Grid(qkv, fill, tables, grid.heads, grid.window)
+    return head_by_head(exact, partial(in_pieces, add_bias=True))
 
 
 def _difference(got: Tensor, want: Tensor) -> float:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from vllm_dsocr.engine import Engine, EngineError, Request
 from vllm_dsocr.evaluation.bench.pages import BenchPage
 from vllm_dsocr.evaluation.bench.settings import BenchSettings, cleaned
-from vllm_dsocr.page.files import iter_pages
+from vllm_dsocr.page.files import ReadOptions, iter_pages
 from vllm_dsocr.page.ranges import PageRanges
 from vllm_dsocr.page.source import PageError
 from vllm_dsocr.pipeline.files import write_atomic
@@ -87,7 +87,7 @@ async def read_pages(
 
 def _image(page: BenchPage, dpi: float) -> Image.Image:
     wanted = PageRanges.parse(str(page.number))
-    for found in iter_pages(page.source, wanted, dpi):
+    for found in iter_pages(page.source, wanted, ReadOptions(dpi=dpi)):
         return found.load()
     raise PageError(f"{page.source} has no page {page.number}")
 

@@ -126,7 +126,7 @@ def _finished(document: ReadDocument, options: DoclingOptions) -> FinishedDocume
 
 
 def _doctags(finished: FinishedDocument) -> str:
-    from docling_core.types.doc import DoclingDocument  # type: ignore[attr-defined]  # it names no __all__
+    from docling_core.types.doc import DoclingDocument
 
     exported = DoclingDocument.model_validate_json(FORMATS["docling"].text(finished))
     return exported.export_to_doctags()
