@@ -205,7 +205,7 @@ def convert(
         ),
     ] = False,
     formats: Annotated[
-        tuple[str, ...],
+        tuple,  # type: ignore[type-arg]  # Typer would ask for as many words
         typer.Option(
             "--format",
             parser=_formats,
