@@ -139,6 +139,36 @@ def test_too_many_at_once_are_told_to_come_again(start):
     works(running)
 
 
+def test_bodies_of_all_clients_together_are_bounded(start):
+    engine = Held(max_in_flight=2)
+    running = start(engine, max_incoming_bytes=100_000)
+    large = {"model": "x" * 80_000}  # one alone gets in
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ocr, running, png(), "image/png", **large)
+        soon(lambda: engine.num_running)
+        late = ocr(running, png(), "image/png", **large)
+        assert late.status_code == 429 and int(late.headers["retry-after"]) > 0
+        engine.go.set()
+        assert first.result().status_code == 200
+    assert running.app.state.dsocr_service.incoming_bytes == 0
+    assert ocr(running, png(), "image/png", model="x" * 200_000).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_a_body_that_does_not_say_how_long_it_is_is_bounded(start, kind):
+    running = start(max_file_bytes=1000)
+
+    def pieces():
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        for _ in range(40):
+            yield b"x" * 65536
+
+    route = "/v1/ocr" if kind == "application/json" else "/v1/files"
+    headers = {"Content-Type": kind}
+    answer = httpx.post(running.url + route, content=pieces(), headers=headers, timeout=30)
+    refused(answer, 413)
+
+
 # files
 
 

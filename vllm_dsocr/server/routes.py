@@ -25,6 +25,7 @@ from vllm_dsocr.server.auth import owner_of
 from vllm_dsocr.server.errors import (
     ApiError,
     bad_request,
+    busy,
     disk_full,
     engine_gone,
     is_disk_full,
@@ -63,14 +64,18 @@ class OcrRoute(APIRoute):
 
         async def handler(request: Request) -> Response:
             request_id = _request_id(request)
+            body = _Body(request.receive)
             try:
                 service = service_of(request)
                 request.scope["dsocr_owner"] = owner_of(request, service.settings.api_keys)
                 limit = body_limit(service.settings.max_file_bytes)
                 _check_length(request, limit)
-                answer = await handle(Request(request.scope, _bounded(request.receive, limit)))
+                receive = body.bounded(service, limit)
+                answer = await handle(Request(request.scope, receive))
             except Exception as error:
                 answer = error_response(error, request_id)
+            finally:
+                body.release()
             answer.headers["X-Request-Id"] = request_id
             _count(request, self.path_format, answer.status_code)
             return answer
@@ -111,9 +116,14 @@ def error_response(error: Exception, request_id: str) -> Response:
     return JSONResponse(body, known.status, headers=known.headers)
 
 
-def _as_api_error(error: Exception) -> ApiError | None:
+def _as_api_error(error: BaseException) -> ApiError | None:
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, HTTPException) and error.__cause__ is not None:
+        # FastAPI says 400 for whatever ended the reading of a body; the cause may know better.
+        cause = error.__cause__
+        if isinstance(cause, ApiError) or is_disk_full(cause):
+            return _as_api_error(cause)
     if isinstance(error, RequestValidationError):
         first = _validation(error.errors()[0])
         place = ".".join(str(part) for part in first["loc"])
@@ -147,18 +157,36 @@ def _check_length(request: Request, limit: int) -> None:
         raise too_large(f"the request is larger than {limit:,} bytes")
 
 
-def _bounded(receive: Receive, limit: int) -> Receive:
-    size = 0
+class _Body:
+    """A request's body as it comes in, bounded for itself and together with all others."""
 
-    async def receive_bounded() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > limit:
-            raise too_large(f"the request is larger than {limit:,} bytes")
-        return message
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._size = 0
+        self._service: Service | None = None
 
-    return receive_bounded
+    def bounded(self, service: Service, limit: int) -> Receive:
+        self._service = service
+        most = service.settings.max_incoming_bytes
+
+        async def receive() -> Message:
+            message = await self._receive()
+            size = len(message.get("body", b""))
+            self._size += size
+            service.incoming_bytes += size
+            if self._size > limit:
+                raise too_large(f"the request is larger than {limit:,} bytes")
+            others = service.incoming_bytes - self._size
+            if others and others + self._size > most:  # one alone always gets in
+                raise busy()
+            return message
+
+        return receive
+
+    def release(self) -> None:
+        if self._service is not None:
+            self._service.incoming_bytes -= self._size
+        self._size = 0
 
 
 async def until_disconnect(request: Request, work: Awaitable[T]) -> T:

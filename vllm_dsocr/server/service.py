@@ -50,6 +50,7 @@ class Service:
         self.gate = FairGate(1, 1)  # sized when the engine is there
         self.metrics = Metrics(registry, self.gate, self._num_ready)
         self._documents = 0
+        self.incoming_bytes = 0  # of bodies whose requests have no answer yet
         self.is_open = False
 
     @property

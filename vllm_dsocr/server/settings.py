@@ -31,6 +31,7 @@ class Settings:
     model_name: str = _setting("", "name answers give the model; the engine's own")
     dpi: float = _setting(144.0, "resolution at which PDF pages are drawn")
     max_file_bytes: int = _setting(100 * _MIB, "largest upload")
+    max_incoming_bytes: int = _setting(2048 * _MIB, "bodies of all requests at a time; then 429")
     max_pages: int = _setting(1000, "most pages of one document")
     max_pixels: int = _setting(178_956_970, "most pixels of one image")
     max_documents: int = _setting(64, "documents read for waiting clients at a time; then 429")
