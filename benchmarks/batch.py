@@ -24,8 +24,9 @@ from typing import Any
 from benchmarks.documents import read_texts, write_sources
 from benchmarks.machine import headline, machine
 from examples.demo import READER
-from vllm_dsocr.cli.engines import add_engine_arguments, make_engine, positive
+from vllm_dsocr.cli.engines import positive
 from vllm_dsocr.engine import Completion, Engine, Request
+from vllm_dsocr.hosts import ENGINES, EngineChoice, make_engine
 from vllm_dsocr.metrics import edit_distance
 from vllm_dsocr.page.pdf import POINTS_PER_INCH
 from vllm_dsocr.pipeline.finish import OutputSettings
@@ -52,6 +53,7 @@ class TimedStart:
     async def __aenter__(self) -> TimedStart:
         started = time.perf_counter()
         await self._engine.__aenter__()
+        self.max_in_flight = self._engine.max_in_flight
         self.startup_s = time.perf_counter() - started
         return self
 
@@ -66,10 +68,12 @@ class TimedStart:
 
 async def convert(args: argparse.Namespace, source: Path, out: Path) -> dict[str, Any]:
     """Reads every page of the folder; rates per second after the engine was ready."""
-    engine = TimedStart(await make_engine(args))
+    choice = EngineChoice(args.server, args.engine, args.model, args.concurrency)
+    engine = TimedStart(await make_engine(choice))
     settings = ReadSettings(engine.model, task="free", dpi=POINTS_PER_INCH)
     started = time.perf_counter()
-    summaries = await Conversion(engine, settings, OutputSettings(), out).run(find_inputs([source]))
+    conversion = Conversion(engine, settings, OutputSettings(), out)
+    summaries = await conversion.run(find_inputs([source]).files)
     seconds = time.perf_counter() - started - engine.startup_s
     num_pages = sum(sum(summary["statuses"].values()) for summary in summaries)
     return {
@@ -97,7 +101,10 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--pages", type=positive, default=128)
-    add_engine_arguments(parser)
+    parser.add_argument("--server", metavar="URL", help="an OpenAI-compatible server")
+    parser.add_argument("--engine", choices=ENGINES, help="without a server: host in this process")
+    parser.add_argument("--model", help="checkpoint, or the server's name for it")
+    parser.add_argument("--concurrency", type=positive, help="pages in flight at a time")
     args = parser.parse_args()
     if not args.server:
         args.model = args.model or str(READER)

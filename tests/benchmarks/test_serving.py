@@ -37,7 +37,7 @@ def test_the_server_and_transformers_read_the_same_pages(url: str) -> None:
 
 
 def test_convert_is_timed_against_a_server(url: str) -> None:
-    rates = {"server": url, "model": None, "concurrency": None, "server_retries": None}
+    rates = {"server": url, "engine": None, "model": None, "concurrency": None}
     result = batch.measure(Namespace(pages=3, **rates))
     assert result["pages"] == 3 and result["pages_per_s"] > 0
     assert result["cer"] < MAX_CER
