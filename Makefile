@@ -13,7 +13,7 @@ BENCHMARKS := preprocess encoder prefill guard serving batch loss_memory
 LOCKS := requirements/torch.txt requirements/cpu.txt requirements/serve.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
 
 .PHONY: help setup demo serve test test-slow test-train test-clients test-postgres test-containers test-transformers lint parity soak bench
-.PHONY: bench-gpu finetune-reader compat vllm-api clean
+.PHONY: bench-gpu finetune-reader compat vllm-api dist test-dist clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -96,6 +96,14 @@ bench-gpu: setup  ## what only a GPU can show: encoder, guard, pixels, loss
 
 finetune-reader: setup  ## tune the bundled reader to another font, in full and by LoRA
 	$(BIN)/python -m benchmarks.finetune_reader
+
+dist: setup  ## sdist and wheel in dist/, the wheel built from the sdist
+	rm -rf dist build
+	$(BIN)/python setup.py -q sdist --dist-dir dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+
+test-dist: setup  ## what `make dist` builds, in a clean environment (network needed)
+	$(BIN)/python -m pytest tests/test_dist.py
 
 clean:  ## remove .venv
 	rm -rf $(VENV)

@@ -1,7 +1,7 @@
 """Pages of known text through the whole line: PDF -> `dsocr convert` -> text, errors and memory.
 
-    python benchmarks/documents.py --model examples/reader --engine hf [--pages 500]
-    python benchmarks/documents.py --server http://localhost:8000/v1
+    python -m benchmarks.documents --model examples/reader --engine hf [--pages 500]
+    python -m benchmarks.documents --server http://localhost:8000/v1
 
 Renders held-out pages of the reader's generator into PDFs of 100, converts them, and compares. With
 a server the memory is that of the converting process alone. Prints a table and, as the last line,

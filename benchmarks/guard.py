@@ -1,6 +1,6 @@
 """Cost per decoding step of the repetition guard, beside the processor that vLLM ships.
 
-    python benchmarks/guard.py [--batch 256] [--steps 20]
+    python -m benchmarks.guard [--batch 256] [--steps 20]
 
 Both see the same output lists of the same batch and write to logits of the model's vocabulary; they
 take turns step by step, so what else the machine does hits both. Prints a table and, as the last
