@@ -41,6 +41,7 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def page(browser, start):
     """The page of a fresh service."""
+    browser.open("about:blank")  # the page before has said all it had to
     browser.events.clear()
     engine = Slow(lambda request: Completion(ANSWER, "stop", 20, 111))
     engine.model = "deepseek-ai/DeepSeek-OCR"
