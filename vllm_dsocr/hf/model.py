@@ -203,7 +203,6 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
         image_embeds: Tensor | None = None,
         cache_position: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
-        shift_labels: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """Logits in fp32 and, with labels, the shifted cross entropy of the positions kept.
@@ -220,6 +219,8 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
         Raises ValueError when placeholders and image embeddings differ in number.
         """
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        # Not in the signature: there the Trainer takes every name with "label" for one to be found.
+        shift_labels = kwargs.pop("shift_labels", None)
         shifted = shift_labels is not None or labels is None
         targets = shift_labels if shifted else next_tokens(labels)
         targets = None if targets is None else targets[:, rows].contiguous()
