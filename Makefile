@@ -38,7 +38,7 @@ serve: setup  ## serve the bundled reader on PORT (default 8000)
 	$(BIN)/vllm serve examples/reader --port $(PORT)
 
 test: setup lint  ## the whole fast suite; the gate
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 lint: setup  ## style, format and types
 	$(BIN)/ruff check .
