@@ -6,7 +6,6 @@ STAMP := $(VENV)/.ready
 DATA ?= tests/data
 PORT ?= 8000
 REQUESTS ?= 1000
-JOBS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPAT ?= 0.31.0 0.32.0
 SOURCES ?= 0.33.0
@@ -38,7 +37,7 @@ serve: setup  ## serve the bundled reader on PORT (default 8000)
 	$(BIN)/vllm serve examples/reader --port $(PORT)
 
 test: setup lint  ## the whole fast suite; the gate
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: setup  ## style, format and types
 	$(BIN)/ruff check .

@@ -50,7 +50,6 @@ EXTRAS = {
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2.3",
-        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "ruff>=0.14",
         "mypy>=1.15",
