@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow  # a server of its own; make test-clients
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "examples" / "page.png"
 WORDS = (ROOT / "examples" / "page.txt").read_text().split()
