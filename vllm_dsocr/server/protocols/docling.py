@@ -42,6 +42,27 @@ Owner = Annotated[str, Depends(owner)]
 _STATES = {"cancelled": "failure"}
 
 
+# The form of uploads, for the published API: their options are read by `_from_form`.
+_UPLOADS = {
+    "requestBody": {
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                        }
+                    },
+                }
+            }
+        }
+    }
+}
+
+
 class Options(BaseModel):
     """docling's options that mean something here; the others are accepted and passed over."""
 
@@ -121,24 +142,7 @@ async def convert_source_async(request: Request, owner: Owner, body: ConvertSour
 
 @router.post(
     "/v1/convert/file",
-    openapi_extra={
-        "requestBody": {
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["files"],
-                        "properties": {
-                            "files": {
-                                "type": "array",
-                                "items": {"type": "string", "format": "binary"},
-                            }
-                        },
-                    }
-                }
-            }
-        }
-    },
+    openapi_extra=_UPLOADS,
 )
 async def convert_file(request: Request, owner: Owner) -> Response:
     """Converts uploads and waits."""
@@ -147,24 +151,7 @@ async def convert_file(request: Request, owner: Owner) -> Response:
 
 @router.post(
     "/v1/convert/file/async",
-    openapi_extra={
-        "requestBody": {
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["files"],
-                        "properties": {
-                            "files": {
-                                "type": "array",
-                                "items": {"type": "string", "format": "binary"},
-                            }
-                        },
-                    }
-                }
-            }
-        }
-    },
+    openapi_extra=_UPLOADS,
 )
 async def convert_file_async(request: Request, owner: Owner) -> Any:
     """Starts a task with uploads."""
