@@ -143,6 +143,11 @@ class PageOptions:
         alpha = _one_of("alpha", options.get("alpha", self.alpha), ALPHAS)
         return PageOptions(_resolution(self.resolution, options), resampler, alpha)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Every option but the mode's name, one way of writing for all that mean the same."""
+        resolution = {name: getattr(self.resolution, name) for name in RESOLUTION_OPTIONS}
+        return {**resolution, "resampler": self.resampler, "alpha": self.alpha}
+
 
 def _one_of(name: str, value: Any, known: tuple[str, ...]) -> str:
     if value not in known:

@@ -24,7 +24,6 @@ from vllm_dsocr.config import (
     IMAGE_TOKEN,
     PAD_TOKEN,
     PAGE_OPTIONS,
-    RESOLUTION_OPTIONS,
     PageOptions,
 )
 from vllm_dsocr.hf.chat import CHAT_TEMPLATE
@@ -86,9 +85,7 @@ class DeepseekOCRProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """What `save_pretrained` writes into processor_config.json: the page defaults."""
-        stored = {"image_token": IMAGE_TOKEN, "resampler": self.options.resampler}
-        stored["alpha"] = self.options.alpha
-        stored |= {name: getattr(self.options.resolution, name) for name in RESOLUTION_OPTIONS}
+        stored = {"image_token": IMAGE_TOKEN, **self.options.to_dict()}
         return {**stored, "processor_class": DeepseekOCRProcessor.__name__}
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> list[str]:

@@ -177,21 +177,23 @@ def test_cache_key_is_page_and_resolution(
     page = pages["v3_small"]
     assert key(page) != key(page, mode="tiny")
     assert key(page) != key(page, resampler="pillow")
+    assert key(page) != key(page, alpha="drop")
     assert key(page) == key(page, mode="gundam") == key(page, max_crops=9, crop_mode=True)
     turned = page.copy()
     turned.getexif()[0x0112] = 6
     assert key(page) != key(turned)
 
 
+@pytest.mark.parametrize("alpha", ["white", "drop"])
 @pytest.mark.parametrize("name", ["v4_gray", "v5_rgba", "v6_palette", "v7_exif6"])
 def test_pixels_are_the_same_from_bytes_and_from_pil(
-    processor: Processor, pages: dict[str, Image.Image], name: str
+    processor: Processor, pages: dict[str, Image.Image], name: str, alpha: str
 ) -> None:
     page = pages[name]
     sent = ImageMediaIO().load_bytes(Path(page.filename).read_bytes())
-    want = page_tensors(page, PageOptions()).global_view
+    want = page_tensors(page, PageOptions(alpha=alpha)).global_view
     for image in (page, sent):
-        inputs = process(processor, "<image>", image)
+        inputs = process(processor, "<image>", image, alpha=alpha)
         assert torch.equal(fields(inputs)["global_view"], want)
 
 

@@ -177,7 +177,7 @@ class DeepseekOCRMultiModalProcessor(BaseMultiModalProcessor[DeepseekOCRProcessi
         checked = replace(
             inputs,
             prompt=self._checked_prompt(inputs),
-            hf_processor_mm_kwargs={**asdict(options.resolution), "resampler": options.resampler},
+            hf_processor_mm_kwargs=options.to_dict(),
         )
         return super().apply(checked, timing_ctx)
 
