@@ -1,6 +1,6 @@
-"""Share of the time used -> stage, rate, loss weights and mix of pages: two plans.
+"""Share of the pages done -> stage, rate, loss weights and mix of pages: two plans.
 
-One continuous plan keyed on the share of the time budget, so that a budget of any length sees
+One continuous plan keyed on the share of the budget, so that one of any length sees
 every stage. Knows nothing of clocks, models or batches.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 MAX_NORM = 3.0
 FADING = ("fine", "coarse", "align", "place", "blocks", "corner")
-Points = Sequence[tuple[float, dict[str, float]]]  # share of time -> values; linear in between
+Points = Sequence[tuple[float, dict[str, float]]]  # share done -> values; linear in between
 
 
 def between(points: Points, share: float) -> dict[str, float]:
@@ -31,9 +31,9 @@ class Plan:
     pages: Points
     peak_rate: float  # Muon's
     decay_from: float
-    encoder_until: float = 0.0  # share of the time for the dense losses alone
+    encoder_until: float = 0.0  # share for the dense losses alone
     encoder_rate_share: float = 0.25  # the encoder's rate once the decoder trains too
-    frozen_until: float = 0.0  # share of the time for which SAM's blocks and neck stay as they are
+    frozen_until: float = 0.0  # share for which SAM's blocks and neck stay as they are
     fade_from: float = 0.85  # from here the supporting losses fade to nothing
     decay_power: float = 1.4  # steeper than linear: at a high rate the encoder stops improving
     warm_up: int = 40  # steps

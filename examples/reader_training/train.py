@@ -1,7 +1,8 @@
 """Trains the bundled reader on rendered pages: no data set, no pretrained weights of others.
 
-Two processes of one thread each share every step (gloo). Progress is the share of the wall time
-between the start and the deadline in OUT/deadline, a file that may be edited while training runs.
+Two processes of one thread each share every step (gloo). Progress is the share of the pages that
+OUT/pages asks for, a file that may be edited while training runs: a machine that other work slows
+down, or stops, trains the same reader later.
 See README.md for the command.
 """
 
@@ -36,19 +37,17 @@ HEAD_STEPS, HEAD_RATE = 80, 0.02  # what new heads get before a trained model le
 READ_PAGES = {"lines": (16, 0), "layout": (8, 8)}  # per process: without and with layout
 
 
-class Clock:
-    """Share of the time between start and a deadline that a file holds, in Unix seconds."""
+class Budget:
+    """The number of pages to learn from in all, in a file."""
 
-    def __init__(self, path: Path, started: float) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.started = started
 
-    def share(self) -> float:
-        """0 at the start, 1 at the deadline; the same on all processes."""
+    def share(self, pages: int) -> float:
+        """0 at the start, 1 once that many are done; the same on all processes."""
         share = torch.zeros(1, dtype=torch.float64)
         if dist.get_rank() == 0:
-            deadline = float(self.path.read_text())
-            share[0] = (time.time() - self.started) / (deadline - self.started)
+            share[0] = pages / float(self.path.read_text())
         dist.broadcast(share, 0)
         return float(share)
 
@@ -73,26 +72,26 @@ class Trainer:
         heads = {f"heads.{n}": p for n, p in self.heads.named_parameters()}
         self.optimiser = Optimiser({**named, **heads}, self.rank, dist.get_world_size())
         self.step = self.pages = 0
-        self.used = 0.0  # s of earlier runs
+        self.started = time.time()  # by the clock of a run that was never interrupted
         self.sums: dict[str, tuple[float, int]] = {}
 
-    def run(self, clock: Clock) -> None:
-        """Train until the deadline."""
+    def run(self, budget: Budget) -> None:
+        """Train until the pages are done."""
         order = Random(self.seed + self.step)
         batches = BatchMaker(self.seed + self.step, self.rank)
         saved = read = time.time()
-        while (share := clock.share()) < 1.0:
+        while (share := budget.share(self.pages)) < 1.0:
             self.train_step(share, order, batches)
             if self.step % LOG_EVERY == 0:
-                self.log(share, clock)
+                self.log(share)
             if self._agree(time.time() - saved > SAVE_EVERY):
-                self.save(clock)
+                self.save()
                 saved = time.time()
             if self.plan.is_joint(share) and self._agree(time.time() - read > READ_EVERY):
                 self.read()
                 read = time.time()
         self.read()
-        self.save(clock)
+        self.save()
 
     def _agree(self, wish: bool) -> bool:
         flag = torch.tensor([int(wish)])
@@ -127,11 +126,11 @@ class Trainer:
             total, times = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value, times + 1)
 
-    def log(self, share: float, clock: Clock) -> None:
+    def log(self, share: float) -> None:
         """Means since the last line, rank 0 only."""
         means = {name: round(total / times, 4) for name, (total, times) in self.sums.items()}
         self.sums = {}
-        minutes = (time.time() - clock.started) / 60
+        minutes = (time.time() - self.started) / 60
         rate = round(self.plan.rate(share, self.step - self.alone), 6)
         head = {"step": self.step, "minutes": round(minutes, 2), "share": round(share, 4)}
         self.write({**head, "pages": self.pages, "rate": rate, **means})
@@ -173,12 +172,12 @@ class Trainer:
             with (self.out / "log.jsonl").open("a") as file:
                 file.write(text + "\n")
 
-    def save(self, clock: Clock) -> None:
+    def save(self) -> None:
         """Write OUT/model.pt and, per process, OUT/state-RANK.pt, from which --resume goes on.
 
         The files of one step replace those of another together.
         """
-        used = time.time() - clock.started
+        used = time.time() - self.started
         progress = {"step": self.step, "pages": self.pages, "alone": self.alone, "used": used}
         files = {f"state-{self.rank}.pt": {**progress, **self.optimiser.state_dict()}}
         with self.optimiser.averaged():
@@ -195,8 +194,8 @@ class Trainer:
         self.model.load_state_dict(torch.load(self.out / "model.pt", weights_only=True))
         state = torch.load(self.out / f"state-{self.rank}.pt", weights_only=True)
         self.optimiser.load_state_dict(state)
-        self.step, self.pages, self.used = state["step"], state["pages"], state["used"]
-        self.alone = state["alone"]
+        self.step, self.pages, self.alone = state["step"], state["pages"], state["alone"]
+        self.started = time.time() - state["used"]
 
 
 def export(out: Path, folder: Path) -> None:
@@ -212,18 +211,17 @@ def work(rank: int, args: argparse.Namespace) -> None:
     trainer = Trainer(args)
     if args.resume:
         trainer.resume()
-    started = time.time() - trainer.used
     if rank == 0:
-        (args.out / "deadline").write_text(str(started + 60 * args.minutes))
+        (args.out / "pages").write_text(str(args.pages))
     dist.barrier()
-    trainer.run(Clock(args.out / "deadline", started))
+    trainer.run(Budget(args.out / "pages"))
     dist.destroy_process_group()
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="work folder for state and log")
-    parser.add_argument("--minutes", type=float, default=95.0, help="wall time of the whole run")
+    parser.add_argument("--pages", type=int, default=100_000, help="pages of the whole run")
     parser.add_argument("--plan", choices=PLANS, default="layout", help="what is learnt")
     parser.add_argument("--init", type=Path, help="checkpoint folder whose weights to start from")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ pytest.importorskip("transformers")
 from examples.reader_training import batches  # noqa: E402
 from examples.reader_training.checkpoint import read_weights  # noqa: E402
 from examples.reader_training.schedule import LAYOUT, PLANS, between  # noqa: E402
-from examples.reader_training.train import Clock, Trainer, export  # noqa: E402
+from examples.reader_training.train import Budget, Trainer, export  # noqa: E402
 
 
 @pytest.fixture
@@ -56,12 +55,13 @@ def test_a_run_starts_from_a_checkpoint_and_goes_on_from_its_files(
     assert not torch.equal(moved["lm_head.weight"], start["lm_head.weight"])
     frozen = "model.sam_model.patch_embed.proj.weight"
     assert torch.equal(moved[frozen], start[frozen]), "frozen until later"
-    (tmp_path / "deadline").write_text(str(time.time() + 60))
-    first.save(Clock(tmp_path / "deadline", time.time()))
+    first.save()
 
     second = Trainer(Namespace(**{**vars(args), "init": None}))
     second.resume()
     assert (second.step, second.pages) == (3, 6)
+    (tmp_path / "pages").write_text("12")
+    assert Budget(tmp_path / "pages").share(second.pages) == 0.5
     assert all(torch.equal(p, moved[name]) for name, p in weights(second).items())
     second.train_step(0.6, Random(1), maker)
     assert not torch.equal(weights(second)[frozen], moved[frozen]), "no longer frozen"
