@@ -40,6 +40,16 @@ def test_a_file_becomes_a_document(tmp_path: Path, server: FakeServer) -> None:
     assert (folder / "images" / "0002-0.png").exists()
 
 
+def test_it_is_written_as_asked(tmp_path: Path, server: FakeServer) -> None:
+    """By the document in hand and by one that is opened again later."""
+    source = image_pdf(tmp_path / "a.pdf", 2)
+    document = convert(source, tmp_path / "out", server=server.url, page_comments=False)
+    written = (document.folder / "document.md").read_text("utf-8")
+    assert document.markdown == Document(document.folder).markdown == written
+    assert "<!--" not in written
+    assert "<!--" in convert(source, server=server.url).markdown
+
+
 def test_it_goes_to_docling(tmp_path: Path, server: FakeServer) -> None:
     pytest.importorskip("docling_core")
     document = convert(image_pdf(tmp_path / "a.pdf", 1), server=server.url)

@@ -76,7 +76,7 @@ def _vllm(model: str, choice: EngineChoice) -> Engine:
         from vllm_dsocr.plugin.engine import VllmEngine
     except ImportError as error:
         raise ImportError(
-            f"reading in this process needs vLLM ({error}): pip install '.[cuda]' or '.[cpu]'"
+            f"reading in this process needs vLLM ({error}): pip install 'vllm-dsocr[cuda]' or [cpu]"
         ) from error
     return VllmEngine(model, choice.concurrency, **choice.engine_args)
 
@@ -87,7 +87,7 @@ def _transformers(model: str, choice: EngineChoice) -> Engine:
     except ImportError as error:
         raise ImportError(
             f"reading in this process needs vLLM or transformers ({error}): "
-            "pip install '.[hf]', or name a --server"
+            "pip install 'vllm-dsocr[hf]', or name a --server"
         ) from error
     return HfEngine(model)
 

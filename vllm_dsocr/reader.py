@@ -30,24 +30,26 @@ from vllm_dsocr.pipeline.result import Document
 from vllm_dsocr.pipeline.retry import read_page
 from vllm_dsocr.pipeline.run import Conversion
 from vllm_dsocr.pipeline.settings import Effort, ReadSettings
+from vllm_dsocr.render.finished import RenderOptions
 
 T = TypeVar("T")
 SERVER_TIMEOUT = 600.0  # s for all tries of a page, where a server reads and nothing else is said
 _CHOICE = {field.name for field in fields(EngineChoice)}
 _SETTINGS = {field.name for field in fields(ReadSettings)} - {"model"}
 _EFFORT = {field.name for field in fields(Effort)}
+_RENDERING = {field.name for field in fields(RenderOptions)}
 
 
 class Reader:
     """One engine, loaded when the first page needs it and kept for all that follow.
 
     options: the fields of `hosts.EngineChoice` (server, model, engine, ...), of
-    `pipeline.settings.ReadSettings` (task, mode, dpi, ...) and of `Effort` (retries, timeout, ...);
-    `password` of PDFs.  Raises TypeError for any other.  Use it in `with` or `async with`.
+    `pipeline.settings.ReadSettings` (task, mode, dpi, ...), of `Effort` (retries, timeout, ...) and
+    of `render.finished.RenderOptions` (tables, math, ...); `password` of PDFs.  Raises TypeError for any other.  Use it in `with` or `async with`.
     """
 
     def __init__(self, *, password: str | None = None, **options: Any) -> None:
-        unknown = sorted(options.keys() - _CHOICE - _SETTINGS - _EFFORT)
+        unknown = sorted(options.keys() - _CHOICE - _SETTINGS - _EFFORT - _RENDERING)
         if unknown:
             raise TypeError(f"Reader has no option {unknown[0]!r}")
         self.choice = EngineChoice(**_only(options, _CHOICE))
@@ -56,6 +58,7 @@ class Reader:
             effort["timeout"] = SERVER_TIMEOUT
         self.effort = Effort(**effort)
         self._settings = _only(options, _SETTINGS)
+        self._rendering = RenderOptions(**_only(options, _RENDERING))
         self._password = password
         self._engine: _KeptEngine | None = None
         self._runner: asyncio.Runner | None = None
@@ -124,7 +127,7 @@ class Reader:
         inputs = find_inputs([place], target)
         if len(inputs.files) != 1:
             raise PageError(f"{source} is a folder; convert takes one file")
-        output = OutputSettings(PageRanges.parse(pages))
+        output = OutputSettings(PageRanges.parse(pages), options=self._rendering)
         (summary,) = await self.arun(inputs, target, output)
         if summary["failed"] or not summary["statuses"]:
             raise PageError(f"{source}: {summary['reason']}")

@@ -133,6 +133,7 @@ def reopen(folder: DocumentFolder) -> FinishedDocument | None:
         pictures=lambda: PagePictures(path, wanted, reading),
         about=manifest.get("about", {}),
         source=path,
+        options=RenderOptions(**recipe["options"]),
     )
 
 
