@@ -37,7 +37,18 @@ serve: setup  ## serve the bundled reader on PORT (default 8000)
 	$(BIN)/vllm serve examples/reader --port $(PORT)
 
 test: setup lint  ## the whole fast suite; the gate
-	$(BIN)/python -m pytest -m "not slow"
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going suite-models suite-rest
+
+# The two halves of the suite run side by side, one thread each: engines of one do not wait for
+# processes of the other.
+MODELS := tests/encoder tests/examples tests/hf tests/plugin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+.PHONY: suite-models suite-rest
+suite-models suite-rest: SHELL := /bin/bash -o pipefail
+suite-models:
+	@$(PYTEST) $(MODELS) 2>&1 | sed -u 's/^/models: /'
+suite-rest:
+	@$(PYTEST) tests $(MODELS:%=--ignore=%) 2>&1 | sed -u 's/^/rest: /'
 
 lint: setup  ## style, format and types
 	$(BIN)/ruff check .
