@@ -69,7 +69,9 @@ def _print(score: Callable[[], dict[str, Any]], as_json: bool) -> int:
     try:
         result = score()
     except ImportError as error:
-        print(f"dsocr eval: {error.name} is missing: pip install 'vllm-dsocr[eval]'", file=sys.stderr)
+        print(
+            f"dsocr eval: {error.name} is missing: pip install 'vllm-dsocr[eval]'", file=sys.stderr
+        )
         return 2
     except (OSError, ValueError, KeyError) as error:
         print(f"dsocr eval: {error}", file=sys.stderr)
