@@ -45,7 +45,8 @@ class Reader:
 
     options: the fields of `hosts.EngineChoice` (server, model, engine, ...), of
     `pipeline.settings.ReadSettings` (task, mode, dpi, ...), of `Effort` (retries, timeout, ...) and
-    of `render.finished.RenderOptions` (tables, math, ...); `password` of PDFs.  Raises TypeError for any other.  Use it in `with` or `async with`.
+    of `render.finished.RenderOptions` (tables, math, ...); `password` of PDFs.  Raises TypeError
+    for any other.  Use it in `with` or `async with`.
     """
 
     def __init__(self, *, password: str | None = None, **options: Any) -> None:
