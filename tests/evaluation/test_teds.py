@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from vllm_dsocr.evaluation import teds as teds_module
-from vllm_dsocr.evaluation.table_form import mean_teds, normalised, pipe_html, tables_of
-from vllm_dsocr.evaluation.tables import parse_html
-from vllm_dsocr.evaluation.teds import teds
+from vllm_dsocr.evaluation.tables import teds as teds_module
+from vllm_dsocr.evaluation.tables.cells import parse_html
+from vllm_dsocr.evaluation.tables.form import mean_teds, normalised, pipe_html, tables_of
+from vllm_dsocr.evaluation.tables.teds import teds
 
 
 def table(*rows):

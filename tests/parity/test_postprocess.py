@@ -20,7 +20,7 @@ from vllm_dsocr.document.blocks import BOX_MAX, Page
 from vllm_dsocr.document.grounding import parse_blocks
 from vllm_dsocr.document.labels import FIGURES, LAYOUT_LABELS
 from vllm_dsocr.render.figures import crop_figures
-from vllm_dsocr.render.official import page_markdown
+from vllm_dsocr.render.text.official import page_markdown
 
 Case = dict[str, Any]
 Corners = tuple[int, int, int, int]

@@ -1,1 +1,1 @@
-"""What was read and what is true -> scores. Knows nothing of models or images; stdlib only."""
+"""What was read and what is true -> scores. Knows nothing of models or images."""

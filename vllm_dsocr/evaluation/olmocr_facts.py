@@ -16,8 +16,8 @@ from fuzzysearch import find_near_matches
 from rapidfuzz import fuzz
 
 from vllm_dsocr.evaluation.latex import formulas, plain_formula
-from vllm_dsocr.evaluation.neighbours import HEADINGS, SIDES, Neighbours
-from vllm_dsocr.evaluation.tables import Cell, html_tables, pipe_tables
+from vllm_dsocr.evaluation.tables.cells import Cell, html_tables, pipe_tables
+from vllm_dsocr.evaluation.tables.neighbours import HEADINGS, SIDES, Neighbours
 
 Fact = Mapping[str, Any]
 MAX_REPEATS = 30  # of a group of characters at the end

@@ -26,8 +26,8 @@ from vllm_dsocr.evaluation.omni_blocks import (
 )  # fmt: skip
 from vllm_dsocr.evaluation.omni_match import Match, match_blocks, order_distance
 from vllm_dsocr.evaluation.page import find_text, tidy
-from vllm_dsocr.evaluation.table_form import paired, source, tables_of
-from vllm_dsocr.evaluation.teds import teds
+from vllm_dsocr.evaluation.tables.form import paired, source, tables_of
+from vllm_dsocr.evaluation.tables.teds import teds
 from vllm_dsocr.metrics import edit_distance
 
 Page = Mapping[str, Any]

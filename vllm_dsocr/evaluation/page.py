@@ -12,7 +12,7 @@ from statistics import fmean
 
 from vllm_dsocr.evaluation.omni_blocks import INLINE, Block, read_blocks
 from vllm_dsocr.evaluation.omni_match import match_blocks, order_distance
-from vllm_dsocr.evaluation.table_form import mean_teds, tables_of
+from vllm_dsocr.evaluation.tables.form import mean_teds, tables_of
 from vllm_dsocr.metrics import edit_distance, normalised_distance
 
 DOCUMENT = "document.md"  # of a folder that `dsocr convert` wrote

@@ -23,7 +23,7 @@ from vllm_dsocr.hf.processing import DeepseekOCRProcessor
 from vllm_dsocr.page.geometry import TilePlan, plan_tiles
 from vllm_dsocr.page.source import open_image
 from vllm_dsocr.render.figures import crop_figures, draw_layout
-from vllm_dsocr.render.official import page_markdown
+from vllm_dsocr.render.text.official import page_markdown
 
 if TYPE_CHECKING:
     from vllm_dsocr.hf.model import DeepseekOCRForCausalLM

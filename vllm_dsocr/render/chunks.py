@@ -11,8 +11,8 @@ from typing import Any
 from vllm_dsocr.document.parts import Part
 from vllm_dsocr.document.unicode import json_text
 from vllm_dsocr.render.finished import FinishedDocument
-from vllm_dsocr.render.joining import PageParts, joined, parts_of
 from vllm_dsocr.render.markdown import parts_markdown
+from vllm_dsocr.render.text.joining import PageParts, joined, parts_of
 
 MAX_CHARS = 1600  # about 400 tokens, which embedding models take whole
 

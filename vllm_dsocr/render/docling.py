@@ -35,8 +35,8 @@ from vllm_dsocr.document.parts import Part, page_parts
 from vllm_dsocr.document.tables import Table
 from vllm_dsocr.document.unicode import utf8
 from vllm_dsocr.render.finished import FIGURE_MEDIA_TYPE, FinishedDocument
-from vllm_dsocr.render.math import bare_latex
-from vllm_dsocr.render.prose import dollar_math
+from vllm_dsocr.render.text.math import bare_latex
+from vllm_dsocr.render.text.prose import dollar_math
 
 _FIGURE_DPI = 144
 _ITEM = re.compile(r"[ \t]*(?P<marker>[-*+•·]|[0-9]{1,4}[.)])[ \t]+(?P<text>.+)")

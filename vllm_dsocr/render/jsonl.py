@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from vllm_dsocr import __version__
 from vllm_dsocr.document.unicode import json_text
 from vllm_dsocr.render.finished import FinishedDocument
-from vllm_dsocr.render.joining import PageParts, joined, parts_of
 from vllm_dsocr.render.markdown import parts_markdown
+from vllm_dsocr.render.text.joining import PageParts, joined, parts_of
 
 SOURCE = "vllm-dsocr"
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from vllm_dsocr.document.blocks import Page
 from vllm_dsocr.document.parts import Part
 from vllm_dsocr.render.finished import DEFAULTS, FigureLink, FinishedDocument, RenderOptions
-from vllm_dsocr.render.joining import PageParts, joined, parts_of
-from vllm_dsocr.render.official import page_markdown
-from vllm_dsocr.render.prose import alt_text, pipe_table, prose, table_text
+from vllm_dsocr.render.text.joining import PageParts, joined, parts_of
+from vllm_dsocr.render.text.official import page_markdown
+from vllm_dsocr.render.text.prose import alt_text, pipe_table, prose, table_text
 
 _NOTES = {
     "truncated": "the text of this page is cut off at the token limit",

@@ -12,8 +12,8 @@ from vllm_dsocr.document.inline import without_inline_tags
 from vllm_dsocr.document.parts import Part
 from vllm_dsocr.document.tables import Table
 from vllm_dsocr.render.finished import FinishedDocument
-from vllm_dsocr.render.joining import PageParts, joined, parts_of
-from vllm_dsocr.render.math import Formula, split_math
+from vllm_dsocr.render.text.joining import PageParts, joined, parts_of
+from vllm_dsocr.render.text.math import Formula, split_math
 
 _BOLD = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*")
 

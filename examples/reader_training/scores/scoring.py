@@ -11,7 +11,7 @@ from statistics import fmean
 
 from vllm_dsocr.document.blocks import Block
 from vllm_dsocr.document.grounding import parse_blocks
-from vllm_dsocr.evaluation.table_form import mean_teds, tables_of
+from vllm_dsocr.evaluation.tables.form import mean_teds, tables_of
 from vllm_dsocr.metrics import box_iou, edit_distance, normalised_distance
 
 from .grammar import problem

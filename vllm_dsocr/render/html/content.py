@@ -23,8 +23,8 @@ from vllm_dsocr.document.parts import Part
 from vllm_dsocr.document.tables import table_html
 from vllm_dsocr.document.unicode import utf8
 from vllm_dsocr.render.html.mathml import formula_html, with_formulas
-from vllm_dsocr.render.math import bare_latex
-from vllm_dsocr.render.prose import dollar_math
+from vllm_dsocr.render.text.math import bare_latex
+from vllm_dsocr.render.text.prose import dollar_math
 
 # Rules whose output would be a link or a picture, would vanish, or would take indented or
 # underlined words of a page for code and headings.

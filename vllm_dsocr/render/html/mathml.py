@@ -7,7 +7,7 @@ from html import escape, unescape
 from latex2mathml.converter import convert
 
 from vllm_dsocr.document.inline import without_inline_tags
-from vllm_dsocr.render.math import Formula, split_math
+from vllm_dsocr.render.text.math import Formula, split_math
 
 LONGEST = 4000  # characters; a formula is not longer, and the converter's time grows faster
 

@@ -16,7 +16,7 @@ from vllm_dsocr.render.finished import FIGURE_MEDIA_TYPE, FigureLink, FinishedDo
 from vllm_dsocr.render.html.content import part_html
 from vllm_dsocr.render.html.style import CSS, content_policy
 from vllm_dsocr.render.markdown import page_note
-from vllm_dsocr.render.prose import alt_text
+from vllm_dsocr.render.text.prose import alt_text
 
 LabelColor = Callable[[str], str]
 END = "</body>\n</html>\n"

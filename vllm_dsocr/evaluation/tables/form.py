@@ -15,8 +15,8 @@ from lxml import etree, html
 from lxml.html import HtmlElement
 
 from vllm_dsocr.evaluation.assignment import closest_pairs
-from vllm_dsocr.evaluation.tables import html_parts, parse_html
-from vllm_dsocr.evaluation.teds import teds
+from vllm_dsocr.evaluation.tables.cells import html_parts, parse_html
+from vllm_dsocr.evaluation.tables.teds import teds
 from vllm_dsocr.metrics import normalised_distance
 
 _PIPES = re.compile(r"(?:^[ \t]*\|.*\|[ \t]*(?:\n|\Z)){2,}", re.MULTILINE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from vllm_dsocr.evaluation.tables import Cell, Rows, grid_of
+from vllm_dsocr.evaluation.tables.cells import Cell, Rows, grid_of
 
 SIDES = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 HEADINGS = {"top_heading": "up", "left_heading": "left"}

@@ -12,7 +12,7 @@ from html import unescape
 from vllm_dsocr.document.inline import INLINE_TAG, INLINE_TAGS
 from vllm_dsocr.document.tables import Cell, Table, table_html
 from vllm_dsocr.render.finished import MathStyle
-from vllm_dsocr.render.math import Code, Formula, dollars, split_math
+from vllm_dsocr.render.text.math import Code, Formula, dollars, split_math
 
 _OPENS_TAG = re.compile(rf"<(?!/?(?:{'|'.join(INLINE_TAGS)}|br)/?>)(?=[a-zA-Z/!?])")
 _DOLLAR = re.compile(r"(?<!\\)\$")

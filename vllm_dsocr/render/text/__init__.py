@@ -1,0 +1,1 @@
+"""What formats of text share: prose, formulas, pages joined, the official way of writing."""
