@@ -134,7 +134,7 @@ def _wait_for(server: FakeServer, num_requests: int) -> None:
         time.sleep(0.005)
 
 
-def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
+def test_two_runs_do_not_write_to_one_document(tmp_path: Path) -> None:
     release = threading.Event()
 
     def wait(body: dict[str, Any], image: Image.Image) -> Answer:
@@ -146,11 +146,12 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
         arguments = ["convert", tmp_path / "a.png", "-o", tmp_path / "out", "--server", server.url]
         first = _process(*arguments)
         _wait_for(server, 1)
-        code, _, err = _run(*arguments)
+        code, out, err = _run(*arguments)
         release.set()
         first.communicate(timeout=60)
-    assert (code, first.returncode) == (2, 0)
-    assert err == f"dsocr convert: another run is writing to {tmp_path / 'out'}\n"
+    assert (code, first.returncode, len(server.bodies)) == (1, 0, 1)
+    assert "a.png: another run is writing a.png; passed over for now" in err
+    assert out.endswith("1 of 1 files were another run's to the end\n")
 
 
 def test_a_server_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
@@ -176,6 +177,9 @@ def test_a_server_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
         ("--format", "md,docx", "'docx' is not one of md"),
         ("--mode", "huge", "'huge' is not one of tiny"),
         ("--concurrency", "0", "greater than or equal to 1"),
+        ("--shard", "3/2", "counts from 1 to N"),
+        ("--shard", "0/2", "counts from 1 to N"),
+        ("--shard", "half", "'half' is not I/N"),
     ],
 )
 def test_wrong_options_are_named(tmp_path: Path, option: str, value: str, words: str) -> None:

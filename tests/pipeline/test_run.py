@@ -63,7 +63,13 @@ def pdf(tmp_path: Path) -> InputFile:
 def test_every_page_is_there_in_order(tmp_path: Path, pdf: InputFile) -> None:
     summaries, events = _convert(tmp_path / "out", [pdf])
     assert summaries == [
-        {"document": "a.pdf", "statuses": {"ok": 7}, "failed": False, "reason": None}
+        {
+            "document": "a.pdf",
+            "statuses": {"ok": 7},
+            "failed": False,
+            "in_use": False,
+            "reason": None,
+        }
     ]
     document = _document(tmp_path / "out", "a.pdf")
     assert [page["page"] for page in document["pages"]] == [1, 2, 3, 4, 5, 6, 7]

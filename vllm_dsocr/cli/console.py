@@ -126,8 +126,11 @@ class ProgressReport:
             trouble = event["reason"] or event["status"]
             self._line(f"{event['document']}, page {event['page']}: {trouble}")
 
+    def _on_in_use(self, event: Event) -> None:
+        self._line(f"{event['document']}: {event['reason']}; passed over for now")
+
     def _on_document(self, event: Event) -> None:
-        if event["failed"]:
+        if event["failed"] or event["in_use"]:
             self._line(f"{event['document']}: {event['reason']}")
         if event["kept"]:
             self._advance(sum(event["statuses"].values()))
@@ -173,6 +176,9 @@ def summary_table(summaries: Sequence[Event]) -> Iterator[str]:
     failed = sum(summary["failed"] for summary in summaries)
     if failed:
         yield f"{failed} of {len(summaries)} files could not be read or written"
+    in_use = sum(summary["in_use"] for summary in summaries)
+    if in_use:
+        yield f"{in_use} of {len(summaries)} files were another run's to the end"
 
 
 def _name(summary: Mapping[str, Any]) -> str:

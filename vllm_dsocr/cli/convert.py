@@ -29,12 +29,14 @@ from vllm_dsocr.engine import EngineLost
 from vllm_dsocr.page.pdf import DEFAULT_DPI
 from vllm_dsocr.page.prompt import PromptError
 from vllm_dsocr.page.ranges import PageRanges
+from vllm_dsocr.pipeline.claim import WAIT_SECONDS
 from vllm_dsocr.pipeline.document import Event
 from vllm_dsocr.pipeline.files import CannotWrite, InUse, locked
 from vllm_dsocr.pipeline.finish import OutputSettings, reopen
 from vllm_dsocr.pipeline.inputs import Download, Inputs, find_inputs
 from vllm_dsocr.pipeline.run import TooManyFailures
 from vllm_dsocr.pipeline.settings import ReadSettings
+from vllm_dsocr.pipeline.shard import WHOLE, Shard
 from vllm_dsocr.pipeline.store import DocumentFolder
 from vllm_dsocr.reader import Reader, fetched
 from vllm_dsocr.render.finished import RenderOptions
@@ -76,6 +78,13 @@ def _ranges(text: str) -> PageRanges:
         raise typer.BadParameter(str(error)) from error
 
 
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def _formats(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
@@ -92,6 +101,7 @@ class Job:
     out: Path
     reader: Reader
     output: OutputSettings
+    shard: Shard
     allow_hosts: list[str]
     to_stdout: bool
     as_json: bool
@@ -105,6 +115,7 @@ class Job:
         "dsocr convert report.pdf -o out --pages 1-3,7 --format md,docling",
         "dsocr convert page.png -o out --engine hf --task 'locate the stamp'",
         "dsocr convert scans/ -o out --server http://localhost:8000 --retry-failed --auto-rotate",
+        "dsocr convert scans/ -o /shared/out --server http://localhost:8000 --shard 1/4",
         "curl -s https://example.org/a.pdf | dsocr convert - -o - > a.md",
     )
 )
@@ -268,6 +279,15 @@ def convert(
             **ENGINE,
         ),
     ] = None,
+    shard: Annotated[
+        Shard,
+        typer.Option(
+            parser=_shard,
+            metavar="I/N",
+            help="read part I of N of the documents, for N machines with one OUT",
+            **ENGINE,
+        ),
+    ] = "1/1",
     engine_args: Annotated[
         list[Any],
         typer.Option(
@@ -290,6 +310,8 @@ def convert(
         raise typer.BadParameter("-o - leaves no room on stdout for --json or --stats")
     if to_stdout and FORMATS[formats[0]].is_folder:
         raise typer.BadParameter(f"-o - takes a format of one file, {formats[0]} is several")
+    if to_stdout and shard != WHOLE:
+        raise typer.BadParameter("-o - writes one document, --shard takes part of several")
     if retry_failed and force:
         raise typer.BadParameter("--force reads all pages again, --retry-failed some of them")
     reader = Reader(
@@ -303,7 +325,9 @@ def convert(
     output = OutputSettings(pages, formats[:1] if to_stdout else formats, options)
     with tempfile.TemporaryDirectory(prefix="dsocr-") as scratch:
         place = Path(scratch) / "out" if to_stdout else Path(out)
-        job = Job(paths, place, reader, output, list(allow_host), to_stdout, as_json, stats, strict)
+        job = Job(
+            paths, place, reader, output, shard, list(allow_host), to_stdout, as_json, stats, strict
+        )  # fmt: skip
         with own_stdout() as stdout:
             return _run(job, Path(scratch), stdout)
 
@@ -333,19 +357,20 @@ def _converted(job: Job, scratch: Path, stdout: TextIO) -> int:
     if refusal:
         say(f"dsocr convert: {refusal}")
         return EXIT_STOPPED
-    with locked(job.out):
-        inputs = _inputs(job, scratch)
-        if job.to_stdout and len(inputs.files) != 1:
-            say(f"dsocr convert: -o - takes one document, here are {len(inputs.files)}")
-            return EXIT_STOPPED
-        progress = None if job.as_json else ProgressReport()
-        try:
-            report = progress or json_lines(stdout)
-            summaries = asyncio.run(_convert(job, inputs, report))
-        finally:
-            if progress:
-                progress.close()
-        _print_end(job, summaries, stdout)
+    with locked(job.out, WAIT_SECONDS):
+        pass  # it can be written to, and is known for an output folder
+    inputs = _inputs(job, scratch)
+    if job.to_stdout and len(inputs.files) != 1:
+        say(f"dsocr convert: -o - takes one document, here are {len(inputs.files)}")
+        return EXIT_STOPPED
+    progress = None if job.as_json else ProgressReport()
+    try:
+        report = progress or json_lines(stdout)
+        summaries = asyncio.run(_convert(job, inputs, report))
+    finally:
+        if progress:
+            progress.close()
+    _print_end(job, summaries, stdout)
     return _exit_code(job, summaries)
 
 
@@ -375,13 +400,15 @@ def _inputs(job: Job, scratch: Path) -> Inputs:
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         places.append(Download(path, "stdin"))
-    return find_inputs(places, job.out)
+    return find_inputs(places, job.out, job.shard)
 
 
 def _exit_code(job: Job, summaries: Sequence[Event]) -> int:
     bad = {"failed", "truncated", "repeated", "text-layer"} if job.strict else {"failed"}
     ill = any(
-        summary["failed"] or any(summary["statuses"].get(status) for status in bad)
+        summary["failed"]
+        or summary["in_use"]
+        or any(summary["statuses"].get(status) for status in bad)
         for summary in summaries
     )
     return EXIT_NOT_ALL_WELL if ill else 0

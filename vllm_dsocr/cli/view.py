@@ -6,6 +6,7 @@ import os
 import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from urllib.parse import quote
 import typer
 
 from vllm_dsocr.cli.lazy import APP, examples
+from vllm_dsocr.pipeline.claim import WAIT_SECONDS
 from vllm_dsocr.pipeline.files import CannotWrite, InUse, locked, write_atomic
 from vllm_dsocr.pipeline.finish import reopen
 from vllm_dsocr.pipeline.outputs import write_format
@@ -39,8 +41,7 @@ def view(
         print(f"dsocr view: no finished document in {output}", file=sys.stderr)
         return 2
     try:
-        with locked(output):
-            index = write_index(output)
+        index = write_index(output)
     except (CannotWrite, InUse) as error:
         print(f"dsocr view: {error}", file=sys.stderr)
         return 2
@@ -61,7 +62,8 @@ def write_index(out: Path) -> Path | None:
         _write_report(folder)
     if not folders:
         return None
-    write_atomic(out / INDEX, _index(out, folders))
+    with locked(out, WAIT_SECONDS):
+        write_atomic(out / INDEX, _index(out, folders))
     return out / INDEX
 
 
@@ -75,7 +77,9 @@ def _write_report(folder: Path) -> None:
     report, manifest = folder / FORMATS["report"].file, folder / MANIFEST
     document = reopen(DocumentFolder(folder))
     is_new = report.exists() and report.stat().st_mtime_ns >= manifest.stat().st_mtime_ns
-    if document is not None and not is_new:
+    if document is None or is_new:
+        return
+    with suppress(InUse), locked(folder):  # a run that writes it makes the report stale anyway
         write_format(FORMATS["report"], document, folder)
 
 

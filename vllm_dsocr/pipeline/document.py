@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_dsocr.document.unicode import utf8
+from vllm_dsocr.pipeline.claim import Claim
 from vllm_dsocr.pipeline.finish import Recipe
 from vllm_dsocr.pipeline.inputs import InputFile
 from vllm_dsocr.pipeline.store import DocumentFolder
@@ -21,6 +22,7 @@ class OpenDocument:
 
     numbers: its pages so far.  statuses: how many ended how.  reason: the first trouble.
     failed: whether the file itself could not be read or written, apart from any page.
+    in_use: whether another run writes it.  claim: what keeps other runs from it.
     """
 
     file: InputFile
@@ -30,12 +32,24 @@ class OpenDocument:
     statuses: Counter[str] = field(default_factory=Counter)
     reason: str | None = None
     failed: bool = False
+    in_use: bool = False
+    claim: Claim | None = None
     reading: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def name(self) -> str:
         """Its name as text that any program can read."""
         return utf8(self.file.name).decode()
+
+    def take(self, claim: Claim) -> None:
+        """From here on this run is the one that writes it."""
+        self.claim, self.file, self.folder = claim, claim.file, claim.folder
+
+    def release(self) -> None:
+        """Lets other runs write it."""
+        if self.claim is not None:
+            self.claim.release()
+            self.claim = None
 
     def count(self, status: str, note: str | None) -> None:
         """One more page is done."""
@@ -48,10 +62,11 @@ class OpenDocument:
         self.reason = " ".join(str(error).split()) or type(error).__name__
 
     def summary(self) -> Event:
-        """Name, number of pages by status, whether the file failed, first trouble."""
+        """Name, pages by status, whether the file failed or is another run's, first trouble."""
         return {
             "document": self.name,
             "statuses": dict(sorted(self.statuses.items())),
             "failed": self.failed,
+            "in_use": self.in_use,
             "reason": self.reason,
         }

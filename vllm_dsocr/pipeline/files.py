@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from vllm_dsocr.document.unicode import utf8
 
-LOCK = ".dsocr.lock"  # also what an output folder is known by
+LOCK = ".dsocr.lock"  # in OUT and in documents, which are known by it
 _TEMPORARY = ".tmp"
 # What stops every file that follows too: a full or read-only disk.
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -53,21 +53,34 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder; the lock dies with the process.
+def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Keeps other runs out of a folder, which is made; the lock dies with the process.
 
-    Raises InUse, or CannotWrite where there can be no such folder.
+    wait: seconds to wait for another run.  Raises InUse, or CannotWrite where there can be no such
+    folder.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, blocking=False)
-        lock.acquire()
-    except Timeout as error:
-        raise InUse(f"another run is writing to {folder}") from error
+        lock = take_lock(folder, wait)
     except OSError as error:
         raise CannotWrite(f"cannot write to {folder}: {error.strerror or error}") from error
+    if lock is None:
+        raise InUse(f"another run is writing to {folder}")
     try:
         yield
     finally:
         lock.release()
         (folder / LOCK).touch()  # some systems take the file away with the lock
+
+
+def take_lock(folder: Path, wait: float = 0.0) -> BaseFileLock | None:
+    """The lock of a folder, which is made; None while another has it. Any thread may release it.
+
+    Raises OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=wait, poll_interval=0.01, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    return lock

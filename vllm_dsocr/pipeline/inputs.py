@@ -16,6 +16,7 @@ from pathlib import Path
 from vllm_dsocr.page.files import holds_pages
 from vllm_dsocr.page.source import PageError
 from vllm_dsocr.pipeline.files import LOCK
+from vllm_dsocr.pipeline.shard import WHOLE, Shard
 from vllm_dsocr.pipeline.store import MANIFEST, DocumentFolder
 
 _MAX_NAME_BYTES = 255  # of a folder, on nearly every file system
@@ -60,12 +61,15 @@ class Download:
     error: PageError | None = None
 
 
-def find_inputs(paths: Sequence[Path | Download], out: Path | None = None) -> Inputs:
+def find_inputs(
+    paths: Sequence[Path | Download], out: Path | None = None, shard: Shard = WHOLE
+) -> Inputs:
     """The files themselves and what lies in the folders, each once, with unique names.
 
     Folders are searched for images and PDFs, known by name or content; hidden files, `out` and
     folders that a conversion wrote are passed over. A file that was named itself is taken whatever
-    it is, even a missing one.
+    it is, even a missing one. Of all these, those in the shard are given; which these are depends
+    on names below the folders, not on where machines have mounted them.
     """
     inputs = Inputs([])
     wishes: dict[str, tuple[Path | Download, str]] = {}
@@ -80,6 +84,8 @@ def find_inputs(paths: Sequence[Path | Download], out: Path | None = None) -> In
             wishes.setdefault(os.path.abspath(file), (file, wish))
     counts = Counter(wish for _, wish in wishes.values())
     for identity, (place, wish) in wishes.items():
+        if not shard.has(wish if counts[wish] == 1 else _typed(place)):
+            continue
         name = _name(wish, identity, place, out, counts[wish] > 1)
         if isinstance(place, Download):
             inputs.files.append(InputFile(place.path, name, place.url, place.error))
@@ -104,6 +110,11 @@ def _below(folder: Path, out: Path | None, passed_over: Counter[str]) -> Iterato
                 passed_over[path.suffix.lower() or "no suffix"] += 1
 
 
+def _typed(place: Path | Download) -> str:
+    """A source as it stood on the command line, or was found below a folder that did."""
+    return place.url if isinstance(place, Download) else place.as_posix()
+
+
 def _is_output(folder: Path) -> bool:
     """Whether a conversion wrote here: an output folder, or a document in one."""
     if (folder / LOCK).exists():
@@ -119,7 +130,7 @@ def _name(
     wish: str, identity: str, place: Path | Download, out: Path | None, is_shared: bool
 ) -> str:
     """The wish, or one that no other source can have."""
-    own = _own_name(wish, identity)
+    own = own_name(wish, identity)
     if out is None:
         return own if is_shared else wish
     if (out / own).exists():
@@ -131,7 +142,8 @@ def _name(
     return wish if plain.belongs_to(identity, path) else own
 
 
-def _own_name(wish: str, identity: str) -> str:
+def own_name(wish: str, identity: str) -> str:
+    """The name that a source has where the one it wishes for is another's."""
     digest = "~" + hashlib.sha256(os.fsencode(identity)).hexdigest()[:8]
     folder, slash, last = wish.rpartition("/")
     while len(os.fsencode(last + digest)) > _MAX_NAME_BYTES:

@@ -4,6 +4,7 @@
     a file's trouble ends the file (event `document` with `failed`); what it had before stays
     EngineLost, CannotWrite and TooManyFailures end the run
 
+A document that another run is writing is passed over and looked at again at the end.
 At most `engine.max_in_flight` page images wait for an answer, one more is at hand. Files are opened
 and pages drawn in one worker thread, because PDFium allows no more. The engine is entered when the
 first page needs it.
@@ -33,8 +34,9 @@ from vllm_dsocr.page.files import (
     iter_pages,
 )
 from vllm_dsocr.page.source import PageError
+from vllm_dsocr.pipeline.claim import claim
 from vllm_dsocr.pipeline.document import Event, OpenDocument
-from vllm_dsocr.pipeline.files import CannotWrite, is_hopeless
+from vllm_dsocr.pipeline.files import CannotWrite, InUse, is_hopeless
 from vllm_dsocr.pipeline.finish import (
     OutputSettings,
     Recipe,
@@ -96,9 +98,19 @@ class Conversion:
                 try:
                     async with asyncio.TaskGroup() as group:
                         for file in files:
-                            documents.append(await self._take_file(file, group, stack))
+                            documents.append(self._open(file))
+                            await self._take_file(documents[-1], group, stack)
+                            self._tell_in_use("in_use", documents[-1])
+                        for index, document in enumerate(documents):
+                            if document.in_use:  # finished by now, or given up
+                                documents[index] = self._open(document.file)
+                                await self._take_file(documents[index], group, stack)
+                                self._tell_in_use("document", documents[index])
                 except ExceptionGroup as errors:
                     raise errors.exceptions[0] from errors
+                finally:
+                    for document in documents:
+                        document.release()
         return [document.summary() for document in documents]
 
     async def _announce(self, files: Sequence[InputFile], facts: Event) -> None:
@@ -110,25 +122,32 @@ class Conversion:
             )
         self._report({"event": "start", "documents": len(files), "pages": total, **facts})
 
-    async def _take_file(
-        self, file: InputFile, group: asyncio.TaskGroup, stack: AsyncExitStack
-    ) -> OpenDocument:
-        """Starts everything a file needs; its last pages and its finish may still be under way."""
+    def _open(self, file: InputFile) -> OpenDocument:
         folder = DocumentFolder(self._out / file.name)
-        document = OpenDocument(file, folder, Recipe("", False, self._settings, self._output))
+        return OpenDocument(file, folder, Recipe("", False, self._settings, self._output))
+
+    async def _take_file(
+        self, document: OpenDocument, group: asyncio.TaskGroup, stack: AsyncExitStack
+    ) -> None:
+        """Starts everything a file needs; its last pages and its finish may still be under way."""
         try:
-            if file.error is not None:
-                raise file.error
-            document.recipe = await self._in_worker(self._recipe, file.path)
-            pages = await self._in_worker(finished_pages, folder, document.recipe)
+            if document.file.error is not None:
+                raise document.file.error
+            document.recipe = await self._in_worker(self._recipe, document.file.path)
+            pages = await self._in_worker(finished_pages, document.folder, document.recipe)
             if pages is not None and self._is_settled(pages):
                 return self._kept(document, pages)
             await self._read_document(document, group, stack)
+        except InUse as error:
+            document.in_use, document.reason = True, str(error)
+            return
         except (PageError, OSError, ImportError) as error:  # a library that only this file needs
             self._fail(document, error)
-            return document
-        group.create_task(self._finish(document))
-        return document
+        group.create_task(self._end(document))
+
+    def _tell_in_use(self, event: str, document: OpenDocument) -> None:
+        if document.in_use:
+            self._report({"event": event, "kept": False, **document.summary()})
 
     def _recipe(self, path: Path) -> Recipe:
         try:
@@ -142,11 +161,10 @@ class Conversion:
             return False
         return self._effort.again != "failed" or all(page["status"] == "ok" for page in pages)
 
-    def _kept(self, document: OpenDocument, pages: Sequence[Event]) -> OpenDocument:
+    def _kept(self, document: OpenDocument, pages: Sequence[Event]) -> None:
         for page in pages:
             document.count(page["status"], page["note"])
         self._report({"event": "document", "kept": True, **document.summary()})
-        return document
 
     def _fail(self, document: OpenDocument, error: Exception) -> None:
         """Ends the file, or the run where the trouble is that of all files."""
@@ -164,11 +182,8 @@ class Conversion:
         try:
             while (source := await self._in_worker(next, pages, None)) is not None:
                 if not document.numbers:
-                    await self._in_worker(
-                        document.folder.prepare,
-                        document.file.identity,
-                        document.recipe.content_hash,
-                    )
+                    sha256 = document.recipe.content_hash
+                    document.take(await self._in_worker(claim, self._out, document.file, sha256))
                 await self._take_page(document, source, group, stack)
         finally:
             await self._in_worker(pages.close)
@@ -297,8 +312,14 @@ class Conversion:
         facts = {"document": document.name, "page": page.number, "status": page.status}
         self._report({"event": "page", **facts, "reason": page.reason, **more})
 
-    async def _finish(self, document: OpenDocument) -> None:
+    async def _end(self, document: OpenDocument) -> None:
+        """Once its pages are there: finished, unless it failed, and no longer this run's."""
         await asyncio.gather(*document.reading)
+        if not document.failed:
+            await self._finish(document)
+        document.release()
+
+    async def _finish(self, document: OpenDocument) -> None:
         if not document.numbers:
             document.reason = f"it has no page in {self._output.wanted}"
         elif self._loses_everything(document):

@@ -9,6 +9,7 @@
       document.md ...      the finished document in each format that was asked for
       manifest.json        written when all of that is there
       timings.jsonl        how long pages took; the only file that differs from run to run
+      .dsocr.lock          held by the run that writes here
 
 Knows nothing of engines or of how documents are drawn.
 """
@@ -44,11 +45,16 @@ class DocumentFolder:
         source = _read_json(self.path / SOURCE).get("source")
         return source or self.manifest().get("path")
 
+    @property
+    def sha256(self) -> str | None:
+        """The hash of that source's content when it was read."""
+        return _read_json(self.path / SOURCE).get("sha256")
+
     def belongs_to(self, source: str, path: Path) -> bool:
         """Whether it is of that source, or of the same content under another path."""
         if self.source == source:
             return True
-        known = _read_json(self.path / SOURCE).get("sha256")
+        known = self.sha256
         try:
             return bool(known) and content_hash(path) == known
         except OSError:
