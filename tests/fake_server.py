@@ -12,9 +12,10 @@ import http.server
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -46,7 +47,18 @@ class Raw:
     media_type: str = "application/json"
 
 
-Responder = Callable[[dict[str, Any], Image.Image], Answer | Trouble | Raw]
+@dataclass(frozen=True)
+class Stream:
+    """Server-sent events, one a piece of text; a number is a pause in seconds, None a broken end.
+
+    `hung_up` is set when the client left before the end.
+    """
+
+    pieces: Iterable[str | float | None]
+    hung_up: threading.Event = field(default_factory=threading.Event)
+
+
+Responder = Callable[[dict[str, Any], Image.Image], Answer | Trouble | Raw | Stream]
 NUM_PROMPT_TEXT_TOKENS = 10
 
 
@@ -72,13 +84,17 @@ def fake_server(respond: Responder = page_text) -> Iterator[FakeServer]:
     """Serves until left."""
     bodies: list[dict[str, Any]] = []
     handler = type("Handler", (_Handler,), {"respond": staticmethod(respond), "bodies": bodies})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield FakeServer(f"http://127.0.0.1:{server.server_port}/v1", bodies)
     finally:
         server.shutdown()
         server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 512  # clients that come at once
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -90,6 +106,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         answers = {
             "/v1/models": {"object": "list", "data": [{"id": "fake-reader", "object": "model"}]},
             "/version": {"version": "9.9"},
+            "/health": {},
         }
         self._send(200 if self.path in answers else 404, answers.get(self.path, {}))
 
@@ -103,6 +120,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         answer = self.respond(body, _image(body))
         if isinstance(answer, Answer):
             self._send(200, _completion(answer))
+        elif isinstance(answer, Stream):
+            self._stream(answer)
         elif isinstance(answer, Raw):
             self._send_bytes(200, answer.body, answer.media_type)
         elif answer.status:
@@ -112,6 +131,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
         self._send_bytes(status, json.dumps(body).encode(), "application/json")
+
+    def _stream(self, stream: Stream) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for piece in stream.pieces:
+                if isinstance(piece, float):
+                    time.sleep(piece)
+                elif piece is None:
+                    self.close_connection = True
+                    return
+                else:
+                    self._event(json.dumps(_chunk(piece)))
+            self._event("[DONE]")
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            stream.hung_up.set()
+            self.close_connection = True
+
+    def _event(self, text: str) -> None:
+        event = f"data: {text}\n\n".encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
 
     def _send_bytes(self, status: int, data: bytes, media_type: str) -> None:
         self.send_response(status)
@@ -125,9 +168,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def _image(body: dict[str, Any]) -> Image.Image:
-    url = body["messages"][0]["content"][0]["image_url"]["url"]
+def _image(body: dict[str, Any]) -> Image.Image | None:
+    content = body["messages"][0]["content"] if "messages" in body else ""
+    if isinstance(content, str):
+        return None
+    url = content[0]["image_url"]["url"]
     return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+
+
+def _chunk(text: str) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
+    return {
+        "id": "1",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": "fake-reader",
+        "choices": [choice],
+    }
 
 
 def _completion(answer: Answer) -> dict[str, Any]:

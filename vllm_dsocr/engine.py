@@ -24,6 +24,10 @@ class EngineError(Exception):
     """This request has no answer, others may; the message is one sentence."""
 
 
+class EngineFault(EngineError):
+    """The engine made a mistake of its own: another one may well answer the same request."""
+
+
 class EngineLost(Exception):
     """No request will be answered any more: the server or the engine is gone."""
 

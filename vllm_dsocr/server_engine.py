@@ -17,6 +17,7 @@ from vllm_dsocr.config import EOS_TOKEN, IMAGE_TOKEN
 from vllm_dsocr.engine import (
     Completion,
     EngineError,
+    EngineFault,
     EngineLost,
     Finish,
     Request,
@@ -44,6 +45,11 @@ def api_url(url: str) -> str:
     return url if url.count("/") > 2 else f"{url}/v1"
 
 
+def api_key() -> str:
+    """What opens the servers."""
+    return os.environ.get("OPENAI_API_KEY", "none")
+
+
 class ServerEngine:
     """Pages read by the server a client is connected to. Use `connect` to make one."""
 
@@ -69,7 +75,7 @@ class ServerEngine:
         """
         client = openai.AsyncOpenAI(
             base_url=api_url(url),
-            api_key=os.environ.get("OPENAI_API_KEY", "none"),
+            api_key=api_key(),
             max_retries=max_retries,
             timeout=timeout,
         )
@@ -79,7 +85,7 @@ class ServerEngine:
         """Nothing to load; what serves is asked for its version, which only vLLM has."""
         answer = await self._extension("GET", "version")
         if isinstance(answer.get("version"), str):
-            self.versions["server"] = f"vLLM {answer['version']}"
+            self.versions["server"] = f"{answer.get('name', 'vLLM')} {answer['version']}"
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -94,9 +100,11 @@ class ServerEngine:
             raise EngineError("the server did not answer in time") from error
         except openai.APIConnectionError as error:
             await self._check_alive(error)
-            raise EngineError(f"the connection broke: {_sentence(error)}") from error
+            raise EngineFault(f"the connection broke: {_sentence(error)}") from error
         except _HOPELESS as error:
             raise EngineLost(f"the server cannot be used: {_sentence(error)}") from error
+        except openai.InternalServerError as error:  # any 5xx
+            raise EngineFault(_sentence(error)) from error
         except openai.OpenAIError as error:
             raise EngineError(_sentence(error)) from error
         except (ValueError, RecursionError) as error:  # no JSON, or half of it

@@ -9,9 +9,10 @@ from PIL import Image
 
 from tests.fake_engine import FakeEngine, grounded
 from vllm_dsocr.engine import EngineError, EngineLost, Request
-from vllm_dsocr.fleet import routing
+from vllm_dsocr.fleet import replicas as fleet
 from vllm_dsocr.fleet.discovery import discovery, split_servers
-from vllm_dsocr.fleet.routing import BalancedEngine, Replica, num_vision_tokens
+from vllm_dsocr.fleet.replicas import Replica
+from vllm_dsocr.fleet.routing import BalancedEngine, num_vision_tokens
 
 
 def page(side: int = 100, mode: str | None = "base") -> Request:
@@ -92,7 +93,7 @@ def test_what_a_server_says_of_a_page_is_not_asked_of_another():
 
 
 def test_a_server_that_comes_back_is_used_again(monkeypatch):
-    monkeypatch.setattr(routing, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(fleet, "PROBE_SECONDS", 0.01)
     late = FakeEngine()
 
     async def run() -> None:
@@ -108,7 +109,7 @@ def test_a_server_that_comes_back_is_used_again(monkeypatch):
             await balanced.complete(page())
             state["up"] = True
             async with asyncio.timeout(5):
-                while balanced.replicas[1].engine is None:
+                while balanced.replicas.all[1].engine is None:
                     await asyncio.sleep(0.01)
             await asyncio.gather(*(balanced.complete(page()) for _ in range(4)))
 
@@ -121,7 +122,7 @@ def test_a_drained_server_gets_no_new_pages():
         engines = FakeEngine(), FakeEngine()
         balanced = BalancedEngine([replica(str(i), e) for i, e in enumerate(engines)])
         async with balanced:
-            balanced.drain("0")
+            balanced.replicas.drain("0")
             await asyncio.gather(*(balanced.complete(page()) for _ in range(6)))
         return [len(engine.requests) for engine in engines]
 
@@ -129,7 +130,7 @@ def test_a_drained_server_gets_no_new_pages():
 
 
 def test_servers_are_found_and_let_go_when_they_have_read_their_pages(monkeypatch):
-    monkeypatch.setattr(routing, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(fleet, "PROBE_SECONDS", 0.01)
     engines = {"a": FakeEngine(), "b": FakeEngine()}
     replicas = {name: replica(name, engine) for name, engine in engines.items()}
     there = ["a"]
@@ -139,7 +140,7 @@ def test_servers_are_found_and_let_go_when_they_have_read_their_pages(monkeypatc
 
     async def names(balanced: BalancedEngine, expected: list[str]) -> None:
         async with asyncio.timeout(5):
-            while [r.name for r in balanced.replicas if r.engine is not None] != expected:
+            while [r.name for r in balanced.replicas.all if r.engine is not None] != expected:
                 await asyncio.sleep(0.01)
 
     async def run() -> None:

@@ -39,8 +39,9 @@ def gateway(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
     settings: Settings,
 ) -> int:
-    """Serves OCR protocols (Mistral, docling-serve, Open WebUI) and a web page; pages are read by
-    the servers named, the least loaded first. Every setting is also an environment variable:
+    """Serves OCR protocols (Mistral, docling-serve, Open WebUI), a web page and the servers' own
+    chat API; pages and chat go to the servers named, the least loaded first, with the key in
+    OPENAI_API_KEY. One that dies, hangs or fails is replaced by another. Every setting is also an environment variable:
     --max-pages is DSOCR_MAX_PAGES.
     """
     from vllm_dsocr.server.run import run_gateway

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
-from vllm_dsocr.fleet.routing import Replica
+from vllm_dsocr.fleet.replicas import Replica
 
 logger = logging.getLogger(__name__)
 PREFIX = "dns+"

@@ -59,6 +59,11 @@ def jobs_of(request: Request) -> Jobs:
 class OcrRoute(APIRoute):
     """A route of this service."""
 
+    @staticmethod
+    def error_body(sentence: str, status: int, body: dict[str, Any]) -> dict[str, Any]:
+        """The body of an error, which a protocol may add to."""
+        return body
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
@@ -73,7 +78,7 @@ class OcrRoute(APIRoute):
                 receive = body.bounded(service, limit)
                 answer = await handle(Request(request.scope, receive))
             except Exception as error:
-                answer = error_response(error, request_id)
+                answer = error_response(error, request_id, self.error_body)
             finally:
                 body.release()
             answer.headers["X-Request-Id"] = request_id
@@ -94,8 +99,12 @@ def body_limit(max_file_bytes: int) -> int:
     return max_file_bytes * 4 // 3 + _BODY_SLACK
 
 
-def error_response(error: Exception, request_id: str) -> Response:
-    """The answer to a request that went wrong."""
+def error_response(
+    error: Exception,
+    request_id: str,
+    shaped: Callable[[str, int, dict[str, Any]], dict[str, Any]] = lambda _, __, body: body,
+) -> Response:
+    """The answer to a request that went wrong. shaped: gives the body a protocol's form."""
     known = _as_api_error(error)
     if known is None:
         logger.exception("request %s failed", request_id, exc_info=error)
@@ -113,6 +122,7 @@ def error_response(error: Exception, request_id: str) -> Response:
             }
         ]
     body = {"detail": detail, "message": known.sentence, "request_id": request_id}
+    body = shaped(known.sentence, known.status, body)
     return JSONResponse(body, known.status, headers=known.headers)
 
 

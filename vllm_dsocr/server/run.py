@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from vllm_dsocr.engine import Engine
+from vllm_dsocr.engine import Engine, EngineLost
 from vllm_dsocr.fleet.discovery import discovery, split_servers
-from vllm_dsocr.fleet.routing import BalancedEngine, Replica
+from vllm_dsocr.fleet.replicas import ANSWER_SECONDS, Replica
+from vllm_dsocr.fleet.routing import BalancedEngine
 from vllm_dsocr.server.settings import Settings
 
 
@@ -24,7 +27,7 @@ def run_gateway(
     """Serves until it is told to stop; 2, and one sentence, when it cannot begin."""
     import uvicorn
 
-    from vllm_dsocr.server.app import create_app
+    from vllm_dsocr.server.gateway import create_gateway
 
     def make(url: str) -> Replica:
         return replica(url, model, concurrency)
@@ -32,7 +35,7 @@ def run_gateway(
     plain, names = split_servers(servers)
     engine = BalancedEngine([make(url) for url in plain], model, discovery(names, make))
     config = uvicorn.Config(
-        create_app(engine, settings),
+        create_gateway(engine, settings),
         host=host,
         port=port,
         log_level=log_level,
@@ -53,12 +56,38 @@ def replica(url: str, model: str | None, concurrency: int | None) -> Replica:
         from vllm_dsocr.server_engine import ServerEngine
 
         limit: dict[str, Any] = {"max_in_flight": concurrency} if concurrency else {}
-        return await ServerEngine.connect(with_version(url), model, max_retries=0, **limit)
+        return await ServerEngine.connect(url, model, max_retries=1, **limit)
 
-    return Replica(url, connect)
+    async def check() -> None:
+        await check_health(url)
+
+    return Replica(url, connect, check)
 
 
-def with_version(url: str) -> str:
-    """The API's root; people leave its /v1 out."""
-    url = url.rstrip("/")
-    return url if url.endswith("/v1") else f"{url}/v1"
+@lru_cache
+def _certificates() -> ssl.SSLContext:
+    import httpx
+
+    return httpx.create_ssl_context()
+
+
+async def check_health(url: str) -> None:
+    """Raises EngineLost for a server that says it is not well, or says nothing at all.
+
+    A server without such a route is well as long as it answers; TimeoutError when it does not.
+    """
+    import httpx
+
+    from vllm_dsocr.server_engine import api_url
+
+    certificates = _certificates() if url.startswith("https") else False  # slow to load
+    health = httpx.URL(api_url(url) + "/").join("../health")
+    try:
+        async with httpx.AsyncClient(verify=certificates, timeout=ANSWER_SECONDS) as client:
+            answer = await client.get(health)
+    except httpx.TimeoutException as error:
+        raise TimeoutError from error
+    except httpx.TransportError as error:
+        raise EngineLost(f"nobody answers: {error}") from error
+    if answer.status_code >= 500:
+        raise EngineLost(f"it says it is not well: {answer.status_code}")

@@ -41,4 +41,4 @@ async def health() -> dict[str, str]:
 
 @router.get("/version")
 async def version() -> dict[str, str]:
-    return {"version": __version__}
+    return {"name": "vllm-dsocr", "version": __version__}
