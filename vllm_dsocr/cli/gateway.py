@@ -41,8 +41,8 @@ def gateway(
 ) -> int:
     """Serves OCR protocols (Mistral, docling-serve, Open WebUI), a web page and the servers' own
     chat API; pages and chat go to the servers named, the least loaded first, with the key in
-    OPENAI_API_KEY. One that dies, hangs or fails is replaced by another. Every setting is also an environment variable:
-    --max-pages is DSOCR_MAX_PAGES.
+    OPENAI_API_KEY. One that dies, hangs or fails is replaced by another. Every setting is also an
+    environment variable: --max-pages is DSOCR_MAX_PAGES.
     """
     from vllm_dsocr.server.run import run_gateway
 
