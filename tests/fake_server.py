@@ -37,6 +37,7 @@ class Answer:
     finish: str = "stop"
     num_text_tokens: int = 7
     num_prompt_tokens: int = 120
+    logprobs: Any = None
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,14 @@ def _completion(answer: Answer) -> dict[str, Any]:
         "object": "chat.completion",
         "created": 0,
         "model": "fake-reader",
-        "choices": [{"index": 0, "message": message, "finish_reason": answer.finish}],
+        "choices": [
+            {
+                "index": 0,
+                "message": message,
+                "finish_reason": answer.finish,
+                "logprobs": answer.logprobs,
+            }
+        ],
         "usage": {
             "prompt_tokens": answer.num_prompt_tokens,
             "completion_tokens": answer.num_text_tokens,

@@ -55,6 +55,26 @@ def test_only_what_was_asked_for_is_sent() -> None:
     assert (full["max_tokens"], full["temperature"]) == (50, 0.2)
 
 
+def test_logprobs_come_with_the_tokens_where_they_were_asked_for() -> None:
+    content = [{"token": "a", "logprob": -0.5, "bytes": [97]}, {"token": " b", "logprob": 0}]
+    with fake_server(lambda *_: Answer("a b", logprobs={"content": content})) as server:
+        assert _ask(server, logprobs=True).tokens == (("a", -0.5), (" b", 0.0))
+        _ask(server)
+    asked, not_asked = server.bodies
+    assert asked["logprobs"] is True and "logprobs" not in not_asked
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [None, [], {}, {"content": None}, {"content": [1]}, {"content": [{"token": "a"}]}]
+    + [{"content": [{"token": "a", "logprob": value}]} for value in ("1", None, float("nan"))],
+)
+def test_a_server_without_logprobs_still_has_a_text(logprobs: Any) -> None:
+    with fake_server(lambda *_: Answer("a b", logprobs=logprobs)) as server:
+        completion = _ask(server, logprobs=True)
+    assert (completion.text, completion.tokens) == ("a b", ())
+
+
 @pytest.mark.parametrize("trouble", [Trouble(429), Trouble(503), Trouble(500), Trouble(0)])
 def test_passing_trouble_is_waited_out(trouble: Trouble) -> None:
     left = [trouble, trouble]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from vllm_dsocr.config import BOS_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN
 from vllm_dsocr.repetition import MAX_INT, NGramRule
@@ -38,7 +38,7 @@ class Request:
 
     image: upright, mode RGB.  prompt: as trained, with its <image> tag.
     mode, max_tokens, guard: None leaves the choice to the engine, and tokens that may always repeat
-    are the engine's choice in any case.
+    are the engine's choice in any case.  logprobs: whether the answer says how sure the model was.
     """
 
     image: Image.Image
@@ -48,19 +48,32 @@ class Request:
     temperature: float = 0.0
     seed: int = 0
     guard: NGramRule | None = None
+    logprobs: bool = False
+
+
+class Token(NamedTuple):
+    """A token as text ("" or U+FFFD for part of a character) and the log of its probability.
+
+    The probability is the model's own, before temperature and guard.
+    """
+
+    text: str
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What the model wrote, markup included, and why it stopped.
 
-    num_vision_tokens: None when the engine cannot tell.
+    num_vision_tokens: None when the engine cannot tell.  tokens: of the text, in order, where the
+    request asked for logprobs and the engine has them.
     """
 
     text: str
     finish: Finish
     num_text_tokens: int
     num_vision_tokens: int | None = None
+    tokens: tuple[Token, ...] = ()
 
 
 class Engine(Protocol):

@@ -143,7 +143,7 @@ class Reader:
         engine = await self._ready()
         settings = ReadSettings(engine.model, **self._settings)
         await engine.__aenter__()
-        request = Request(image, settings.prompt, settings.mode, settings.max_tokens, seed=number)
+        request = settings.request(image, number)
         page = Page(number, "failed", image.width, image.height)
         return await read_page(engine, request, settings, page, self.effort)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from vllm_dsocr.engine import (
     EngineLost,
     Finish,
     Request,
+    Token,
     guard_options,
 )
 from vllm_dsocr.render.figures import png_bytes
@@ -123,12 +125,14 @@ class ServerEngine:
 
     async def _completion(self, answer: object, prompt: str) -> Completion:
         """The completion in an answer. Raises EngineError for what is none."""
-        text, finish = _choice(answer)
+        choice = _choice(answer)
+        text, finish = _text(choice["message"].get("content")), _finish(choice.get("finish_reason"))
         usage = answer.get("usage") if isinstance(answer, Mapping) else None
         usage = usage if isinstance(usage, Mapping) else {}
         num_prompt, num_text = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
         num_vision = None if num_prompt is None else await self._num_vision(num_prompt, prompt)
-        return Completion(text, finish, num_text or 0, num_vision)
+        tokens = _tokens(choice.get("logprobs"))
+        return Completion(text, finish, num_text or 0, num_vision, tokens)
 
     async def _num_vision(self, num_prompt_tokens: int, prompt: str) -> int | None:
         """What the prompt has beyond its text."""
@@ -171,8 +175,8 @@ async def _first_model(client: openai.AsyncOpenAI) -> str:
     return name
 
 
-def _choice(answer: object) -> tuple[str, Finish]:
-    """Text and reason of the first choice. Raises EngineError."""
+def _choice(answer: object) -> Mapping[str, Any]:
+    """The first choice, which has a message. Raises EngineError."""
     if not isinstance(answer, Mapping):
         raise EngineError(f"the server's answer is no chat completion: {_shown(answer)}")
     choices = answer.get("choices")
@@ -180,7 +184,7 @@ def _choice(answer: object) -> tuple[str, Finish]:
     message = choice.get("message") if isinstance(choice, Mapping) else None
     if not isinstance(choice, Mapping) or not isinstance(message, Mapping):
         raise EngineError(f"the server's answer has no choice with a message: {_shown(answer)}")
-    return _text(message.get("content")), _finish(choice.get("finish_reason"))
+    return choice
 
 
 def _text(content: object) -> str:
@@ -193,6 +197,21 @@ def _text(content: object) -> str:
     if not isinstance(content, str):
         raise EngineError(f"the server's answer is no text: {_shown(content)}")
     return content
+
+
+def _tokens(logprobs: object) -> tuple[Token, ...]:
+    """The tokens of a choice; none where a server leaves them out or says something else."""
+    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+    tokens = []
+    for item in content if isinstance(content, list) else ():
+        text = item.get("token") if isinstance(item, Mapping) else None
+        logprob = item.get("logprob") if isinstance(item, Mapping) else None
+        if not isinstance(text, str) or not isinstance(logprob, int | float):
+            return ()
+        if not math.isfinite(logprob):
+            return ()
+        tokens.append(Token(text, min(float(logprob), 0.0)))
+    return tuple(tokens)
 
 
 def _finish(reason: object) -> Finish:
@@ -235,6 +254,8 @@ def _body(request: Request, model: str) -> dict[str, Any]:
         body["max_tokens"] = request.max_tokens
     if request.mode is not None:
         body["mm_processor_kwargs"] = {"mode": request.mode}
+    if request.logprobs:
+        body["logprobs"] = True
     if request.guard is not None:
         body["vllm_xargs"] = guard_options(request.guard)
     return body

@@ -19,6 +19,7 @@ from examples.reader_training.pages import Page, held_out_pages
 from vllm_dsocr.hf import DeepseekOCRForCausalLM, DeepseekOCRProcessor
 from vllm_dsocr.metrics import edit_distance
 from vllm_dsocr.page.prompt import TASKS
+from vllm_dsocr.reader import Reader
 
 NUM_PAGES = 20
 MAX_CER = 0.03
@@ -137,3 +138,43 @@ def test_offline_reads_what_infer_reads(
     ]
     (chat,) = llm.chat([{"role": "user", "content": content}], params, use_tqdm=False)
     assert chat.outputs[0].text.strip() == infer_texts[0]
+
+
+def test_hosts_are_equally_sure_of_every_word(
+    reader: Path, reader_url: str, files: list[Path]
+) -> None:
+    pytest.importorskip("openai")
+    options = {"task": "free", "confidence": True, "retries": 0}
+    with (
+        Reader(server=reader_url, **options) as served,
+        Reader(engine="hf", model=str(reader), **options) as alone,
+    ):
+        for file in files[:2]:
+            one, other = served.read(file), alone.read(file)
+            said, again = (page.blocks[0].confidence.words for page in (one, other))
+            assert [(w.text, w.start) for w in said] == [(w.text, w.start) for w in again]
+            assert "".join(word.text for word in said) == "".join(one.text.split())
+            sure = [word.confidence for word in again]
+            assert [word.confidence for word in said] == pytest.approx(sure, abs=1e-3)
+            assert one.confidence.minimum == pytest.approx(other.confidence.minimum, abs=1e-3)
+            assert 0.5 < one.confidence.mean <= 1
+
+
+def test_convert_writes_confidence_only_where_it_is_asked_for(
+    reader_url: str, files: list[Path], tmp_path: Path
+) -> None:
+    from vllm_dsocr.cli import main
+
+    def converted(*more: str) -> dict[str, Any]:
+        place = ["-o", str(tmp_path), "--server", reader_url, "--task", "free"]
+        assert main(["convert", str(files[0]), *place, "--format", "json", *more]) == 0
+        (written,) = tmp_path.glob("*/document.json")
+        return json.loads(written.read_text())
+
+    plain, scored = converted(), converted("--confidence")
+    assert "confidence" not in json.dumps(plain)
+    (page,), (before,) = scored["pages"], plain["pages"]
+    assert page["text"] == before["text"] and scored["settings"]["confidence"] is True
+    words = page["blocks"][0]["confidence"]["words"]
+    assert "".join(word["text"] for word in words) == "".join(page["text"].split())
+    assert page["confidence"]["minimum"] <= min(word["confidence"] for word in words) + 1e-6

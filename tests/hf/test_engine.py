@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request
+from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request, clean_text
 from vllm_dsocr.hf.engine import HfEngine
 from vllm_dsocr.hf.logits import NGramGuardProcessor
 from vllm_dsocr.page.prompt import TASKS
@@ -41,6 +41,24 @@ def test_greedy_text_is_that_of_generate(tiny_path: Path, model, processor) -> N
     assert completion.text == processor.tokenizer.decode(new)
     assert (completion.finish, completion.num_text_tokens) == ("length", 16)
     assert completion.num_vision_tokens == 73
+
+
+def test_logprobs_are_those_of_the_model_itself(tiny_path: Path, model, processor) -> None:
+    request = _request(tiny_path)
+    plain, scored = _complete(tiny_path, request, replace(request, logprobs=True))
+    assert plain.tokens == () and plain.text == scored.text
+    inputs = processor(PROMPT, request.image)
+    length = inputs["input_ids"].shape[1]
+    ids = model.generate(**inputs, do_sample=False, max_new_tokens=16, pad_token_id=0)
+    with torch.inference_mode():
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        mask[:, :length] = inputs["images_seq_mask"]
+        views = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+        logits = model(input_ids=ids, **{**views, "images_seq_mask": mask}).logits[0]
+    expected = logits.float().log_softmax(-1)[length - 1 : -1].gather(1, ids[0, length:, None])
+    found = torch.tensor([token.logprob for token in scored.tokens])
+    torch.testing.assert_close(found, expected[:, 0], rtol=1e-3, atol=1e-3)
+    assert clean_text("".join(token.text for token in scored.tokens)) == scored.text
 
 
 def test_modes_and_seeds_are_honoured(tiny_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from tests.fake_engine import FakeEngine
 from vllm_dsocr.document.blocks import Page
-from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request
+from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request, Token
 from vllm_dsocr.page.prompt import TASKS
 from vllm_dsocr.pipeline.retry import ladder, read_page
 from vllm_dsocr.pipeline.settings import Effort, ReadSettings
@@ -50,6 +52,18 @@ def test_a_good_page_is_asked_for_once() -> None:
     assert (page.status, page.text, page.number) == ("ok", "# Fine", 7)
     assert [attempt.rung for attempt in page.attempts] == ["first"]
     assert len(requests) == 1
+
+
+def test_the_answer_that_is_kept_keeps_its_confidence() -> None:
+    cut = replace(CUT, tokens=(Token("A long page that never", -1.0),))
+    looped = replace(LOOPED, tokens=(Token(LOOP, -2.0),))
+    good = replace(GOOD, tokens=(Token("# Fine", -0.25),))
+    settings = ReadSettings("m", confidence=True)
+    page, _ = _read(looped, cut, settings=settings, effort=Effort(retries=1))
+    assert page.text == CUT.text and page.confidence.mean == pytest.approx(math.exp(-1))
+    page, requests = _read(cut, good, settings=settings)
+    assert page.text == "# Fine" and page.confidence.minimum == pytest.approx(math.exp(-0.25))
+    assert settings.request(IMAGE, 7).logprobs and not ReadSettings("m").request(IMAGE, 7).logprobs
 
 
 def test_every_rung_changes_one_thing() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
+import re
 
 import httpx
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 
 from tests.fake_engine import FakeEngine
 from tests.service.documents import data_url, pdf, png
-from vllm_dsocr.engine import Completion, EngineError, EngineLost
+from vllm_dsocr.engine import Completion, EngineError, EngineLost, Token
 
 
 def image_chunk(data: bytes | None = None) -> dict:
@@ -157,6 +159,62 @@ def test_tables_and_running_heads_are_taken_out_on_request(start):
     (table,) = page["tables"]
     assert table["content"].startswith("| a | b |") and table["format"] == "markdown"
     assert f"[{table['id']}]({table['id']})" in page["markdown"]
+
+
+TABLE = (
+    "<|ref|>text<|/ref|><|det|>[[0, 40, 999, 300]]<|/det|>\nIt costs $5 or so\n\n"
+    "<|ref|>table<|/ref|><|det|>[[0, 300, 999, 600]]<|/det|>\n"
+    "<table><tr><td>first</td><td>b</td></tr></table>\n"
+)
+
+
+def sure(request):
+    """A page whose every token has probability 1/2, but for "first": 1/4."""
+    pieces = re.findall(r"<\|[^>]*\|>|\s*\S+?(?=[\s<]|$)|[^<]+|<", TABLE)
+    assert "".join(pieces) == TABLE
+    logprobs = [math.log(0.25 if "first" in piece else 0.5) for piece in pieces]
+    tokens = tuple(map(Token, pieces, logprobs)) if request.logprobs else ()
+    return Completion(TABLE, "stop", 30, tokens=tokens)
+
+
+def test_confidence_comes_in_the_grain_that_was_asked_for(start):
+    running = start(FakeEngine(sure))
+    assert "confidence_scores" not in ask(running).json()["pages"][0]
+
+    def page(granularity, **more):
+        more = {"include_blocks": True, "confidence_scores_granularity": granularity, **more}
+        return ask(running, **more).json()["pages"][0]
+
+    whole = page("page")["confidence_scores"]
+    assert whole["minimum_page_confidence_score"] == pytest.approx(0.25, abs=1e-5)
+    assert 0.25 < whole["average_page_confidence_score"] < 0.5
+    assert whole["word_confidence_scores"] is None
+    text, table = (block["confidence_scores"] for block in page("block")["blocks"])
+    assert text["average_content_confidence_score"] == pytest.approx(0.5, abs=1e-5)
+    assert table["minimum_content_confidence_score"] == pytest.approx(0.25, abs=1e-5)
+    assert text["block_type_confidence_score"] == pytest.approx(0.5, abs=1e-5)
+    inline = page("word")
+    words = inline["confidence_scores"]["word_confidence_scores"]
+    assert [word["text"] for word in words] == ["It", "costs", "\\$5", "or", "so", "first", "b"]
+    for word in words:
+        shown = inline["markdown"][word["start_index"] :]
+        assert shown.startswith(word["text"])
+        assert word["confidence"] == pytest.approx(
+            0.25 if word["text"] == "first" else 0.5, abs=1e-5
+        )
+    assert "confidence_scores" not in inline["blocks"][0]
+    split = page("word", table_format="markdown")
+    assert len(split["confidence_scores"]["word_confidence_scores"]) == 5
+    cells = split["tables"][0]["word_confidence_scores"]
+    assert [cell["text"] for cell in cells] == ["first", "b"]
+    assert split["tables"][0]["content"][cells[0]["start_index"] :].startswith("first")
+
+
+def test_confidence_is_null_where_the_engine_has_none(service):
+    answer = ask(service, confidence_scores_granularity="word", include_blocks=True)
+    assert answer.json()["pages"][0]["confidence_scores"] is None
+    blocks = ask(service, confidence_scores_granularity="block", include_blocks=True)
+    assert blocks.json()["pages"][0]["blocks"][0]["confidence_scores"] is None
 
 
 def test_an_engine_that_is_gone_is_a_503(start):

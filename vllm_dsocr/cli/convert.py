@@ -170,6 +170,14 @@ def convert(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="longest text of a page", **READING)
     ] = None,
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence",
+            help="how sure the model was of each word, in json",
+            **READING,
+        ),
+    ] = False,
     allow_host: Annotated[
         list[str],
         typer.Option(metavar="HOST", help="where redirects of a URL may lead too", **READING),
@@ -317,6 +325,7 @@ def convert(
     reader = Reader(
         **_choice(server, engine, model, concurrency, server_retries, dict(engine_args)),
         task=task, mode=mode, dpi=dpi, alpha=alpha, max_tokens=max_tokens, password=password,
+        confidence=confidence,
         retries=retries, timeout=timeout, max_failures=max_failures, auto_rotate=auto_rotate,
         text_layer=fallback is not None,
         again="all" if force else "failed" if retry_failed else "unanswered",

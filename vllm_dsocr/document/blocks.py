@@ -58,10 +58,41 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """A word of a page's text, from character `start` on, and how sure the model was, 0 to 1."""
+
+    text: str
+    start: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How sure the model was, 0 to 1: mean and minimum over tokens."""
+
+    mean: float
+    minimum: float
+
+
+@dataclass(frozen=True, slots=True)
+class BlockConfidence:
+    """How sure the model was of a block: mean and minimum over its words' tokens; of its label.
+
+    None where it has none: a figure without words, text without a tag.
+    """
+
+    mean: float | None
+    minimum: float | None
+    label: float | None
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """A stretch of the page's text; `label` is None for text the model did not ground.
 
     tag, note: the tag as it was written and one sentence, where its boxes are not what it says.
+    confidence: where it was asked for and the engine could tell.
     """
 
     content: str
@@ -69,6 +100,7 @@ class Block:
     boxes: tuple[Box, ...] = ()
     tag: str | None = None
     note: str | None = None
+    confidence: BlockConfidence | None = None
 
     @property
     def is_figure(self) -> bool:
@@ -114,6 +146,7 @@ class Page:
     mode: name of the resolution preset, or None when the engine's own default was in force.
     reason: one sentence when status is failed or text-layer.
     rotation: degrees the page was turned clockwise to be read; sizes are of the turned page.
+    confidence: of all its words, where it was asked for and the engine could tell.
     """
 
     number: int
@@ -130,6 +163,7 @@ class Page:
     reason: str | None = None
     frame: PdfFrame | None = None
     rotation: int = 0
+    confidence: Confidence | None = None
 
     @property
     def figures(self) -> tuple[Figure, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from vllm_dsocr.config import DET_CLOSE, DET_OPEN, REF_CLOSE, REF_OPEN
 from vllm_dsocr.document.blocks import Block
@@ -32,17 +33,36 @@ _PLAIN_TAG = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedBlock:
+    """A block and where its content and its label stand in the text: (start, end) in characters."""
+
+    block: Block
+    content: tuple[int, int]
+    label: tuple[int, int] | None = None
+
+
 def parse_blocks(text: str) -> tuple[Block, ...]:
     """Blocks of a page in reading order; text before the first tag has no label.
 
     The tags and the contents, in order, are the whole of `text` without its outer white space.
     """
-    text = text.strip()
-    tags = list(_tags(text))
-    ends = [tag.start() for tag in tags[1:]] + [len(text)]
-    blocks = [_block(tag, text[tag.end() : end]) for tag, end in zip(tags, ends, strict=bool(tags))]
-    before = text[: tags[0].start()] if tags else text
-    return (Block(before), *blocks) if before else tuple(blocks)
+    return tuple(placed.block for placed in placed_blocks(text))
+
+
+def placed_blocks(text: str) -> Iterator[PlacedBlock]:
+    """The same blocks, with their places in `text`."""
+    inner = text.strip()
+    shift = len(text) - len(text.lstrip())
+    tags = list(_tags(inner))
+    ends = [tag.start() for tag in tags[1:]] + [len(inner)]
+    before = inner[: tags[0].start()] if tags else inner
+    if before:
+        yield PlacedBlock(Block(before), (shift, shift + len(before)))
+    for tag, end in zip(tags, ends, strict=bool(tags)):
+        block = _block(tag, inner[tag.end() : end])
+        first, last = tag.span("label")
+        yield PlacedBlock(block, (shift + tag.end(), shift + end), (shift + first, shift + last))
 
 
 def _tags(text: str) -> Iterator[re.Match[str]]:

@@ -10,12 +10,21 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from vllm_dsocr.document.blocks import Attempt, Block, Box, Page
+from vllm_dsocr.document.blocks import (
+    Attempt,
+    Block,
+    BlockConfidence,
+    Box,
+    Confidence,
+    Page,
+    Word,
+)
 from vllm_dsocr.page.frame import PdfFrame
 
 
 def page_record(page: Page) -> dict[str, Any]:
     """The page as JSON values, keys always in the same order."""
+    confidence = {"confidence": _rounded(asdict(page.confidence))} if page.confidence else {}
     return {
         "page": page.number,
         "status": page.status,
@@ -28,6 +37,7 @@ def page_record(page: Page) -> dict[str, Any]:
         "mode": page.mode,
         "num_vision_tokens": page.num_vision_tokens,
         "num_text_tokens": page.num_text_tokens,
+        **confidence,
         "attempts": [asdict(attempt) for attempt in page.attempts],
         "blocks": [_block_record(block, page) for block in page.blocks],
         "text": page.text,
@@ -52,6 +62,7 @@ def page_from_record(record: Mapping[str, Any]) -> Page:
         reason=record["reason"],
         rotation=record.get("rotation", 0),
         frame=_frame(record.get("frame")),
+        confidence=Confidence(**record["confidence"]) if "confidence" in record else None,
     )
 
 
@@ -70,7 +81,15 @@ def _block_record(block: Block, page: Page) -> dict[str, Any]:
     if page.frame:
         places = (page.frame.user_space(*box.fractions) for box in block.boxes)
         record["boxes_user_space"] = [[round(value, 2) for value in box] for box in places]
+    if block.confidence:
+        record["confidence"] = _rounded(asdict(block.confidence))
+        record["confidence"]["words"] = [_rounded(word) for word in record["confidence"]["words"]]
     return record
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Probabilities as far as they mean something."""
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}
 
 
 def _frame(record: Mapping[str, Any] | None) -> PdfFrame | None:
@@ -79,4 +98,12 @@ def _frame(record: Mapping[str, Any] | None) -> PdfFrame | None:
 
 def _block(record: Mapping[str, Any]) -> Block:
     boxes = tuple(Box(*corners) for corners in record["boxes"])
-    return Block(record["content"], record["label"], boxes, record.get("tag"), record.get("note"))
+    about = (record.get("tag"), record.get("note"), _confidence(record.get("confidence")))
+    return Block(record["content"], record["label"], boxes, *about)
+
+
+def _confidence(record: Mapping[str, Any] | None) -> BlockConfidence | None:
+    if record is None:
+        return None
+    words = tuple(Word(**word) for word in record["words"])
+    return BlockConfidence(record["mean"], record["minimum"], record["label"], words)

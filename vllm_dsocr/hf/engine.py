@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 import transformers
 
 from vllm_dsocr.config import EOS_TOKEN
-from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request
-from vllm_dsocr.hf.logits import NGramGuardProcessor, serving_rule
+from vllm_dsocr.engine import Completion, EngineError, EngineLost, Request, Token
+from vllm_dsocr.hf.logits import LogprobRecorder, NGramGuardProcessor, serving_rule
 from vllm_dsocr.hf.model import DeepseekOCRForCausalLM
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
 
@@ -63,12 +64,14 @@ class HfEngine:
         inputs = self._processor(request.prompt, request.image, **options)
         length = inputs["input_ids"].shape[1]
         eos = self._vocabulary[EOS_TOKEN]
+        recorders = [LogprobRecorder()] if request.logprobs else []
         ids = self._model.generate(
             **_on_device(inputs, self._device),
             **_sampling(request),
             max_new_tokens=self._max_new_tokens(request, length),
             logits_processor=[
-                NGramGuardProcessor(serving_rule(self._vocabulary, request.guard), length)
+                *recorders,
+                NGramGuardProcessor(serving_rule(self._vocabulary, request.guard), length),
             ],
             eos_token_id=eos,
             pad_token_id=eos,
@@ -78,7 +81,12 @@ class HfEngine:
             finish="stop" if ids and ids[-1] == eos else "length",
             num_text_tokens=len(ids),
             num_vision_tokens=int(inputs["images_seq_mask"].sum()),
+            tokens=tuple(token for r in recorders for token in self._tokens(ids, r)),
         )
+
+    def _tokens(self, ids: list[int], recorder: LogprobRecorder) -> Iterator[Token]:
+        texts = self._processor.tokenizer.batch_decode([[i] for i in ids])
+        return map(Token, texts, recorder.logprobs(ids[-1]))
 
     def _max_new_tokens(self, request: Request, prompt_length: int) -> int:
         room = self._model.config.max_position_embeddings - prompt_length

@@ -1,11 +1,14 @@
-"""The repetition rule as a logits processor of transformers. Knows nothing of prompts or images."""
+"""The repetition rule as a logits processor of transformers, and what tokens were worth before it.
+
+Knows nothing of prompts or images.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import FloatTensor, LongTensor
+from torch import FloatTensor, LongTensor, Tensor
 from transformers import LogitsProcessor
 
 from vllm_dsocr.config import NGRAM_SIZE, TABLE_CELL_TOKENS, WINDOW_SIZE
@@ -37,3 +40,29 @@ class NGramGuardProcessor(LogitsProcessor):
             tokens.extend(output[len(tokens) :])
             scores[row, list(guard.banned())] = float("-inf")
         return scores
+
+
+class LogprobRecorder(LogitsProcessor):
+    """Changes nothing and keeps the logprob of each token that is chosen; of one row.
+
+    Stands first, so that what it sees is the model's own.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[Tensor] = []
+        self._last: Tensor | None = None
+
+    def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
+        """scores (1, V); input_ids (1, S) ends with what was chosen the last time."""
+        self._take(input_ids[0, -1])
+        self._last = scores[0].float().log_softmax(-1)
+        return scores
+
+    def logprobs(self, last_id: int) -> list[float]:
+        """Of all tokens, once the last one is known too."""
+        assert self._last is not None
+        return [float(logprob) for logprob in (*self._found, self._last[last_id])]
+
+    def _take(self, token_id: Tensor) -> None:
+        if self._last is not None:
+            self._found.append(self._last[token_id])

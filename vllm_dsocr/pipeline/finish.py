@@ -46,12 +46,9 @@ class Recipe:
 
     def facts(self) -> dict[str, Any]:
         """The recipe as JSON values; equal recipes have equal facts."""
-        settings = asdict(self.settings)
-        if not self.is_pdf:
-            del settings["dpi"]
         return {
             "sha256": self.content_hash,
-            "settings": settings,
+            "settings": self.settings.facts(self.is_pdf),
             "wanted": str(self.output.wanted),
             "options": asdict(self.output.options),
         }

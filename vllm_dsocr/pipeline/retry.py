@@ -13,6 +13,7 @@ from typing import Literal
 
 from vllm_dsocr.config import MODES
 from vllm_dsocr.document.blocks import Attempt, Page
+from vllm_dsocr.document.confidence import with_confidence
 from vllm_dsocr.document.grounding import parse_blocks
 from vllm_dsocr.document.loops import MIN_LOOP_CHARS, loop_start
 from vllm_dsocr.engine import Completion, Engine, EngineError, Request, clean_text
@@ -198,7 +199,7 @@ def _filled(page: Page, reading: Reading) -> Page:
         points = points[::-1]
     if frame:
         frame = replace(frame, rotation=(frame.rotation + reading.rotation) % 360)
-    return replace(
+    filled = replace(
         page,
         status="ok" if reading.outcome == "empty" else reading.outcome,
         width=image.width,
@@ -212,6 +213,7 @@ def _filled(page: Page, reading: Reading) -> Page:
         num_vision_tokens=completion.num_vision_tokens or _vision_tokens(reading.request),
         num_text_tokens=completion.num_text_tokens,
     )
+    return with_confidence(filled, completion.tokens) if completion.tokens else filled
 
 
 def _vision_tokens(request: Request) -> int | None:

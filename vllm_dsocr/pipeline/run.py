@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vllm_dsocr.document.blocks import Block, Page
-from vllm_dsocr.engine import Engine, EngineLost, Request
+from vllm_dsocr.engine import Engine, EngineLost
 from vllm_dsocr.page.blank import is_blank
 from vllm_dsocr.page.files import (
     ReadOptions,
@@ -263,9 +263,7 @@ class Conversion:
     ) -> None:
         started = time.monotonic()
         settings = self._settings
-        request = Request(
-            image, settings.prompt, settings.mode, settings.max_tokens, seed=page.number
-        )
+        request = settings.request(image, page.number)
         try:
             page = await read_page(self._engine, request, settings, page, self._effort)
         except EngineLost:

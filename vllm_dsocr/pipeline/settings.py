@@ -9,11 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vllm_dsocr.config import ALPHAS
+from vllm_dsocr.engine import Request
 from vllm_dsocr.page.pdf import DEFAULT_DPI
 from vllm_dsocr.page.prompt import task_prompt
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _KEY_FORMAT = 2  # raise it when the same settings would give another record
 
@@ -26,7 +30,7 @@ class ReadSettings:
 
     task: a name of TASKS, with the text to look for behind it where it takes one: "locate a stamp".
     model: what names the weights.  mode, max_tokens: None leaves them to the engine.
-    dpi: of PDF pages.  alpha: see `config.PageOptions`.
+    dpi: of PDF pages.  alpha: see `config.PageOptions`.  confidence: whether words have theirs.
     """
 
     model: str
@@ -35,6 +39,7 @@ class ReadSettings:
     dpi: float = DEFAULT_DPI
     max_tokens: int | None = None
     alpha: str = ALPHAS[0]
+    confidence: bool = False
 
     @property
     def prompt(self) -> str:
@@ -46,12 +51,24 @@ class ReadSettings:
     def task_name(self) -> str:
         return self.task.strip().partition(" ")[0]
 
+    def request(self, image: Image.Image, number: int) -> Request:
+        """What the engine is asked for page `number`. Raises PromptError."""
+        return Request(
+            image, self.prompt, self.mode, self.max_tokens, seed=number, logprobs=self.confidence
+        )
+
+    def facts(self, is_pdf: bool = True) -> dict[str, Any]:
+        """What decides a page's record, as JSON values."""
+        facts = asdict(self)
+        if not is_pdf:
+            del facts["dpi"]  # pictures are taken as they are
+        if not self.confidence:
+            del facts["confidence"]  # pages that were read before there was such a thing are good
+        return facts
+
     def page_key(self, content_hash: str, number: int, is_pdf: bool = True) -> str:
         """Names a page's record: the same file content, page and settings give the same key."""
-        settings = asdict(self)
-        if not is_pdf:
-            del settings["dpi"]  # pictures are taken as they are
-        facts = [_KEY_FORMAT, content_hash, number, settings]
+        facts = [_KEY_FORMAT, content_hash, number, self.facts(is_pdf)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,7 +14,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TextPrompt
-from vllm.outputs import RequestOutput
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -26,6 +26,7 @@ from vllm_dsocr.engine import (
     EngineLost,
     Finish,
     Request,
+    Token,
     guard_options,
 )
 from vllm_dsocr.plugin.lifeline import held
@@ -96,6 +97,7 @@ class VllmEngine:
             finish=_finish(answer.finish_reason),
             num_text_tokens=len(answer.token_ids),
             num_vision_tokens=list(output.prompt_token_ids or ()).count(self._image_token_id),
+            tokens=_tokens(answer),
         )
 
 
@@ -141,9 +143,18 @@ def _sampling(request: Request) -> SamplingParams:
         seed=request.seed,
         max_tokens=request.max_tokens,
         skip_special_tokens=False,
+        logprobs=0 if request.logprobs else None,  # of the tokens it writes, and no others
         extra_args=guard_options(request.guard) if request.guard else None,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _tokens(answer: CompletionOutput) -> tuple[Token, ...]:
+    if answer.logprobs is None:
+        return ()
+    pairs = zip(answer.token_ids, answer.logprobs, strict=True)
+    found = (by_id[token_id] for token_id, by_id in pairs if by_id is not None)
+    return tuple(Token(token.decoded_token or "", min(token.logprob, 0.0)) for token in found)
 
 
 _FINISHES: dict[str | None, Finish] = {

@@ -135,9 +135,11 @@ class Service:
         task: str = "markdown",
         mode: str | None = None,
         max_tokens: int | None = None,
+        confidence: bool = False,
     ) -> ReadSettings:
-        """How pages are read for a request. Raises PromptError."""
-        return ReadSettings(self.engine.model, task, mode, self.settings.dpi, max_tokens)
+        """How pages are read for a request."""
+        dpi = self.settings.dpi
+        return ReadSettings(self.engine.model, task, mode, dpi, max_tokens, confidence=confidence)
 
     async def read(
         self,

@@ -17,10 +17,16 @@ from starlette.types import Receive, Scope, Send
 
 from vllm_dsocr.config import MODES
 from vllm_dsocr.document.blocks import Page
+from vllm_dsocr.pipeline.settings import ReadSettings
 from vllm_dsocr.server.auth import owner
 from vllm_dsocr.server.errors import ApiError, bad_request
 from vllm_dsocr.server.protocols import intake
-from vllm_dsocr.server.protocols.mistral_answer import AnswerOptions, TableFormat, page_answer
+from vllm_dsocr.server.protocols.mistral_answer import (
+    AnswerOptions,
+    Granularity,
+    TableFormat,
+    page_answer,
+)
 from vllm_dsocr.server.routes import OcrRoute, service_of, until_disconnect
 from vllm_dsocr.server.service import Service
 from vllm_dsocr.server.storage.tables import StoredFile
@@ -88,7 +94,7 @@ class OcrRequest(BaseModel):
     extract_header: bool | None = None
     extract_footer: bool | None = None
     include_blocks: bool | None = None
-    confidence_scores_granularity: Literal["page", "block", "word"] | None = None
+    confidence_scores_granularity: Granularity | None = None
     bbox_annotation_format: Any = None
     document_annotation_format: Any = None
     document_annotation_prompt: str | None = None
@@ -107,7 +113,13 @@ class OcrRequest(BaseModel):
             extract_header=bool(self.extract_header),
             extract_footer=bool(self.extract_footer),
             include_blocks=bool(self.include_blocks),
+            confidence=self.confidence_scores_granularity,
         )
+
+    def read_settings(self, service: Service) -> ReadSettings:
+        """How its pages are read, and so under which keys they are found."""
+        confidence = self.confidence_scores_granularity is not None
+        return service.read_settings(self.task, self.mode, self.max_tokens, confidence)
 
     def wanted(self) -> list[int] | None:
         """Page numbers from 1, ascending, each once. Raises ApiError."""
@@ -174,7 +186,7 @@ def check(service: Service, body: OcrRequest) -> None:
     if body.document_annotation_prompt:
         raise bad_request("annotation prompts are not supported here", "document_annotation_prompt")
     body.wanted()
-    service.read_settings(body.task).prompt  # noqa: B018  raises for what is no task
+    body.read_settings(service).prompt  # noqa: B018  raises for what is no task
 
 
 async def stored_document(service: Service, owner: str, body: OcrRequest) -> StoredFile:
@@ -198,7 +210,7 @@ async def answer_document(
         if progress is not None:
             await progress(done, pages)
 
-    settings = service.read_settings(body.task, body.mode, body.max_tokens)
+    settings = body.read_settings(service)
     document = await service.read(file, settings, body.wanted(), on_page)
     return await asyncio.to_thread(_answer, service, document, body)
 
@@ -223,7 +235,7 @@ async def _events(
     """Server-sent events: `page` as pages are done, in any order; `done` or `error` at the end."""
     queue: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
     options, dpi = body.answer_options(), service.settings.dpi
-    settings = service.read_settings(body.task, body.mode, body.max_tokens)
+    settings = body.read_settings(service)
     figure = service.figure_reader(file, settings)
 
     async def on_page(page: Page, done: int, pages: int) -> None:

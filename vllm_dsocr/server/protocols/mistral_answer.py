@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any, Literal
 
-from vllm_dsocr.document.blocks import Box, Figure, Page
+from vllm_dsocr.document.blocks import BlockConfidence, Box, Figure, Page, Word
+from vllm_dsocr.document.confidence import words_in
 from vllm_dsocr.document.parts import Kind, Part, page_parts
 from vllm_dsocr.render.finished import RenderOptions
 from vllm_dsocr.render.markdown import part_markdown, parts_markdown
 
 TableFormat = Literal["markdown", "html"]
+Granularity = Literal["page", "block", "word"]
 HEADERS = frozenset({"header", "page_header"})  # what else is furniture stands at the foot
 
 # What a part of a page is called there; the rest is text.
@@ -39,6 +42,7 @@ class AnswerOptions:
     extract_header: bool = False
     extract_footer: bool = False
     include_blocks: bool = False
+    confidence: Granularity | None = None
 
     @property
     def rendering(self) -> RenderOptions:
@@ -53,9 +57,10 @@ def page_answer(
     figures = shown_figures(page, options)
     names = {item: f"img-{place}.png" for place, item in enumerate(figures)}
     tables = _tables(parts, options)
+    markdown = _markdown(parts, names, tables, options)
     answer: dict[str, Any] = {
         "index": page.number - 1,
-        "markdown": _markdown(parts, names, tables, options),
+        "markdown": markdown,
         "images": [_image(page, item, names, options, figure) for item in figures],
         "dimensions": {"dpi": round(dpi), "height": page.height, "width": page.width},
         "header": _furniture(parts, True) if options.extract_header else None,
@@ -65,15 +70,20 @@ def page_answer(
         "status": page.status,
         "reason": page.reason,
     }
+    if options.confidence:
+        apart = _blocks_apart(parts, tables)
+        answer["confidence_scores"] = _page_scores(page, markdown, apart, options)
+    if options.confidence == "word":
+        _add_table_scores(page, parts, tables)
     if options.include_blocks:
-        answer["blocks"] = list(_blocks(page, parts, names, tables))
+        answer["blocks"] = list(_blocks(page, parts, names, tables, options))
     return answer
 
 
 def _markdown(
     parts: Sequence[Part],
     names: dict[Figure, str],
-    tables: dict[int, dict[str, str]],
+    tables: dict[int, dict[str, Any]],
     options: AnswerOptions,
 ) -> str:
     """Without what was taken out: links where tables stood, figures that are shown only."""
@@ -106,12 +116,12 @@ def shown_figures(page: Page, options: AnswerOptions) -> Sequence[Figure]:
     return figures if options.image_limit is None else figures[: options.image_limit]
 
 
-def _tables(parts: Sequence[Part], options: AnswerOptions) -> dict[int, dict[str, str]]:
+def _tables(parts: Sequence[Part], options: AnswerOptions) -> dict[int, dict[str, Any]]:
     """The tables that stand apart, by their place among the parts."""
     if options.table_format is None:
         return {}
     suffix = {"markdown": "md", "html": "html"}[options.table_format]
-    tables: dict[int, dict[str, str]] = {}
+    tables: dict[int, dict[str, Any]] = {}
     for place, part in enumerate(parts):
         if part.table is not None:
             content = part_markdown(part, lambda _: "", options.rendering)
@@ -156,7 +166,8 @@ def _blocks(
     page: Page,
     parts: Sequence[Part],
     names: dict[Figure, str],
-    tables: dict[int, dict[str, str]],
+    tables: dict[int, dict[str, Any]],
+    options: AnswerOptions,
 ) -> list[dict[str, Any]]:
     """Every box of every part that has one, in reading order."""
     answers = []
@@ -169,6 +180,8 @@ def _blocks(
                 answer["image_id"] = names.get(figures[box], "") if box in figures else ""
             elif place in tables:
                 answer["table_id"] = tables[place]["id"]
+            if options.confidence == "block":
+                answer["confidence_scores"] = _block_scores(page.blocks[part.block].confidence)
             answers.append(answer)
     return answers
 
@@ -177,3 +190,60 @@ def _type(part: Part) -> str:
     if part.kind == "furniture":
         return "header" if part.label in HEADERS else "footer"
     return _TYPES.get(part.kind) or _TYPES_OF_LABELS.get(part.label or "", "text")
+
+
+def _blocks_apart(parts: Sequence[Part], tables: dict[int, dict[str, Any]]) -> set[int]:
+    """Blocks of which the page's Markdown has nothing but links to tables."""
+    inline = {part.block for place, part in enumerate(parts) if place not in tables}
+    return {parts[place].block for place in tables} - inline
+
+
+def _page_scores(
+    page: Page, markdown: str, apart: set[int], options: AnswerOptions
+) -> dict[str, Any] | None:
+    """Over tokens; over words, which are listed then, where those were asked for."""
+    if page.confidence is None:
+        return None
+    mean, minimum = page.confidence.mean, page.confidence.minimum
+    listed = None
+    if options.confidence == "word":
+        scores = [word.confidence for word in _words(page)]
+        mean, minimum = fmean(scores), min(scores)
+        listed = _word_scores(markdown, _words(page, apart))
+    return {
+        "average_page_confidence_score": mean,
+        "minimum_page_confidence_score": minimum,
+        "word_confidence_scores": listed,
+    }
+
+
+def _add_table_scores(page: Page, parts: Sequence[Part], tables: dict[int, dict[str, Any]]) -> None:
+    """To each table that stands apart, those of the words of its block."""
+    for place, table in tables.items():
+        confidence = page.blocks[parts[place].block].confidence
+        words = confidence.words if confidence else ()
+        table["word_confidence_scores"] = _word_scores(table["content"], words)
+
+
+def _words(page: Page, without: Collection[int] = ()) -> list[Word]:
+    blocks = (block for index, block in enumerate(page.blocks) if index not in without)
+    return [word for block in blocks if block.confidence for word in block.confidence.words]
+
+
+def _word_scores(text: str, words: Sequence[Word]) -> list[dict[str, Any]]:
+    """Words of a text that is shown, by where they stand in it."""
+    return [
+        {"text": word.text, "confidence": word.confidence, "start_index": word.start}
+        for word in words_in(text, words)
+    ]
+
+
+def _block_scores(confidence: BlockConfidence | None) -> dict[str, float | None] | None:
+    if confidence is None:
+        return None
+    scores = [word.confidence for word in confidence.words]
+    return {
+        "average_content_confidence_score": confidence.mean,
+        "minimum_content_confidence_score": min(scores, default=None),
+        "block_type_confidence_score": confidence.label,
+    }

@@ -66,7 +66,7 @@ async def view_of(request: Request, owner: str, job_id: str) -> View:
     job = await jobs_of(request).find(owner, job_id, mistral.JOB_KIND)
     body = mistral.OcrRequest.model_validate(job.body)
     file = await mistral.stored_document(service, owner, body)
-    return View(service, file, service.read_settings(body.task, body.mode, body.max_tokens))
+    return View(service, file, body.read_settings(service))
 
 
 @router.get("/pages")

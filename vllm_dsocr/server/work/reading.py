@@ -16,7 +16,7 @@ from PIL import Image
 
 from vllm_dsocr.document.blocks import Figure, Page
 from vllm_dsocr.document.record import page_from_record, page_record
-from vllm_dsocr.engine import Engine, EngineLost, Request
+from vllm_dsocr.engine import Engine, EngineLost
 from vllm_dsocr.page.source import PageError
 from vllm_dsocr.pipeline.retry import failed_page, read_page
 from vllm_dsocr.pipeline.settings import ReadSettings
@@ -178,9 +178,7 @@ class Reading:
         with self._metrics.stage("draw"):
             drawn = await self._drawing.draw(path, page.number, settings.dpi)
         image = drawn.image()
-        request = Request(
-            image, settings.prompt, settings.mode, settings.max_tokens, seed=page.number
-        )
+        request = settings.request(image, page.number)
         page = replace(page, width=image.width, height=image.height, size_points=drawn.size_points)
         with self._metrics.stage("read"):
             page = await read_page(self._engine, request, settings, page)
