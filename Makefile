@@ -6,6 +6,7 @@ STAMP := $(VENV)/.ready
 DATA ?= tests/data
 PORT ?= 8000
 REQUESTS ?= 1000
+MINUTES ?= 5
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPAT ?= 0.31.0 0.32.0
 SOURCES ?= 0.33.0
@@ -60,6 +61,10 @@ parity: setup  ## reference tests on DATA=DIR of the golden format
 
 soak: setup  ## REQUESTS=N good and hostile requests against one server
 	$(BIN)/python -m benchmarks.soak --requests $(REQUESTS)
+
+.PHONY: fuzz
+fuzz: setup  ## MINUTES=N of hostile text, files, options and requests
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 .PHONY: check-documents
 check-documents: setup  ## dsocr convert from outside: kills, full disks, odd servers, strange names
