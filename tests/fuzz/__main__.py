@@ -21,8 +21,8 @@ from itertools import cycle, islice
 
 from tests.fuzz.targets import TARGETS
 
-CHUNK = 50  # cases of one process
-CHUNK_SECONDS = 300
+CHUNK = 400  # cases of one process
+CHUNK_SECONDS = 900
 
 
 def run_chunk(target: str, seed: int, first: int, cases: int) -> int:

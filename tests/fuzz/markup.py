@@ -27,7 +27,7 @@ from vllm_dsocr.render.html.style import SCRIPT
 SECONDS = 60  # for one page in every format; a page takes a tenth of a second
 WORDS = (
     "words", "# Title", "## Sub", "- item", "1. one", "|a|b|\n|-|-|\n|1|2|", "```\ncode\n```",
-    "\\( x^2 \\)", "\\[ \\frac{1}{2} \\]", "$5 and $6", "$$ y", "<table><tr><td>1</td></tr></table>",
+    "\\( x^2 \\)", "\\[ \\frac12 \\]", "$5 and $6", "$$ y", "<table><tr><td>1</td></tr></table>",
     "<table><tr><td rowspan=3 colspan=99>x", "<td>", "</table>", "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", "![b](file:///etc/passwd)",
     "<center>caption</center>", "<iframe srcdoc='<script>'>", "<svg onload=alert(1)>", "<math><mi>",
