@@ -26,14 +26,27 @@ from vllm_dsocr.server.app import create_app
 from vllm_dsocr.server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-# A service of its own process whose engine needs a tenth of a second a page and keeps a list.
+# A service of its own process whose engine needs a tenth of a second a page and keeps a list. It
+# kills itself, and the processes that draw for it, behind the call that DIE_AFTER names: what is
+# stored under a key that begins so, or the page's record.
 SERVER = """
-import asyncio, sys
+import asyncio, os, signal, sys
 from pathlib import Path
 import uvicorn
 from tests.fake_engine import FakeEngine, grounded
 from vllm_dsocr.server.app import create_app
 from vllm_dsocr.server.settings import Settings
+from vllm_dsocr.server.storage.blobs import Blobs
+
+DIE_AFTER = os.environ.get("DIE_AFTER")
+write = Blobs.write
+
+def write_and_die(self, key, data):
+    write(self, key, data)
+    if DIE_AFTER and key.startswith(DIE_AFTER):
+        os.killpg(0, signal.SIGKILL)
+
+Blobs.write = write_and_die
 
 class Slow(FakeEngine):
     async def complete(self, request):
@@ -111,9 +124,9 @@ def server(tmp_path):
     url, log = f"http://127.0.0.1:{port}", tmp_path / "read.txt"
     running: list[subprocess.Popen] = []
 
-    def start() -> str:
-        command = [sys.executable, "-c", SERVER, str(tmp_path / "data"), str(log), str(port)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    def start(die_after: str = "") -> str:
+        command = [sys.executable, "-c", SERVER, str(start.data), str(log), str(port)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "DIE_AFTER": die_after}
         running.append(subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True))
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -132,6 +145,8 @@ def server(tmp_path):
             running[-1].send_signal(how)
         running[-1].wait(30)
 
-    start.kill, start.log, start.pid = kill, log, lambda: running[-1].pid
+    start.kill, start.log, start.data = kill, log, tmp_path / "data"
+    start.pid, start.wait = lambda: running[-1].pid, lambda: running[-1].wait(60)
     yield start
-    kill()
+    if running and running[-1].poll() is None:
+        kill()

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import struct
+import subprocess
 import threading
 import time
 import zlib
@@ -415,6 +416,64 @@ def test_a_full_disk_is_said_in_one_sentence(start):
     assert httpx.get(f"{running.url}/readyz").status_code == 200
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own with two megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_bytes_that_could_not_be_recorded_are_gone(start, monkeypatch):
+    from sqlalchemy.exc import OperationalError
+
+    running = start()
+    database, url = running.app.state.dsocr_service.database, f"{running.url}/v1/files"
+    twice = {"file": ("a.bin", b"twice")}
+    kept = httpx.post(url, files=twice).json()["id"]
+    full = OperationalError("INSERT", {}, Exception("database or disk is full"))
+
+    def add_file(*_):
+        raise full
+
+    monkeypatch.setattr(database, "add_file", add_file)
+    refused(httpx.post(url, files={"file": ("a.bin", b"once")}), 507)
+    refused(httpx.post(url, files=twice), 507)
+    assert httpx.get(f"{url}/{kept}/content").content == b"twice"
+    blobs = running.app.state.dsocr_service.settings.data / "blobs"
+    assert len([path for path in blobs.rglob("*") if path.is_file()]) == 1
+
+
+def test_a_disk_that_runs_full_costs_requests_and_not_the_server(start, small_disk):
+    running = start(data=small_disk, quota_bytes=1 << 30)
+    url = f"{running.url}/v1/files"
+    kept, statuses = [], []
+    for size in [400_000] * 8 + [5_000] * 8:
+        answer = httpx.post(url, files={"file": ("a.bin", os.urandom(size))}, timeout=60)
+        statuses.append(answer.status_code)
+        if answer.status_code == 200:
+            kept.append(answer.json()["id"])
+        else:
+            assert "full" in refused(answer, 507) and int(answer.headers["retry-after"])
+    assert statuses[0] == 200 and 507 in statuses
+    assert {file["id"] for file in httpx.get(url).json()["data"]} == set(kept)
+    for file in kept:  # what was taken is whole
+        assert httpx.get(f"{url}/{file}/content").status_code == 200
+    assert not list(small_disk.rglob("*.tmp"))
+    assert httpx.get(f"{running.url}/livez").status_code == 200
+    for file in kept:
+        assert httpx.delete(f"{url}/{file}").status_code == 200
+    works(running)
+
+
 def test_a_file_that_was_half_written_is_gone(tmp_path, monkeypatch):
     from vllm_dsocr.server.storage.blobs import Blobs
 
@@ -473,6 +532,40 @@ def test_housekeeping_deletes_what_is_old_and_nothing_else(start):
     assert {page["status"] for page in answer["pages"]} == {"ok"}
     asyncio.run(clean(service, jobs, time.time() + 1))
     assert [p for p in service.settings.data.rglob("blobs/*/*/*") if p.is_file()] == []
+
+
+def test_files_that_only_lines_of_a_batch_name_are_kept_while_it_goes_on(start):
+    from vllm_dsocr.server.housekeeping import clean
+
+    engine = Held(max_in_flight=1)
+    running = start(engine)
+    service, jobs = running.app.state.dsocr_service, running.app.state.dsocr_jobs
+    url = f"{running.url}/v1/files"
+
+    def send(name: str, data: bytes) -> str:
+        return httpx.post(url, files={"file": (name, data)}, timeout=60).json()["id"]
+
+    by_id, by_url, unused = (send("a.png", png(text=text)) for text in ("id", "url", "unused"))
+    chunks = [
+        {"type": "file", "file_id": by_id},
+        {"type": "document_url", "document_url": f"{url}/{by_url}/content"},
+    ]
+    lines = [
+        json.dumps({"custom_id": str(n), "body": {"document": chunk}})
+        for n, chunk in enumerate(chunks)
+    ]
+    sent = send("b.jsonl", "\n".join(lines).encode())
+    batch = httpx.post(f"{running.url}/v1/batches", json={"input_file_id": sent}).json()["id"]
+    soon(lambda: engine.num_running)
+    asyncio.run(clean(service, jobs, time.time() + 1))
+    statuses = [httpx.get(f"{url}/{file}").status_code for file in (by_id, by_url, sent, unused)]
+    assert statuses == [200, 200, 200, 404]
+    engine.go.set()
+    soon(lambda: httpx.get(f"{running.url}/v1/batches/{batch}").json()["status"] == "completed")
+    done = httpx.get(f"{running.url}/v1/batches/{batch}").json()
+    assert done["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
+    asyncio.run(clean(service, jobs, time.time() + 1))
+    assert httpx.get(f"{url}/{by_id}").status_code == 404
 
 
 def test_settings_that_make_no_sense_stop_the_start():

@@ -10,6 +10,8 @@ import pytest
 
 from tests.service.documents import data_url, pdf, png
 
+SLOW = pytest.mark.slow  # each starts two servers
+
 
 def document(data: bytes, kind: str = "application/pdf") -> dict:
     return {"type": "document_url", "document_url": data_url(data, kind)}
@@ -50,7 +52,7 @@ def test_webhooks_go_to_named_hosts_only(service):
     assert httpx.post(f"{service.url}/v1/ocr/jobs", json=body).status_code == 400
 
 
-@pytest.mark.parametrize("after", [0, 2, 6])
+@pytest.mark.parametrize("after", [pytest.param(0, marks=SLOW), 2, pytest.param(6, marks=SLOW)])
 def test_a_killed_server_goes_on_where_it_was(server, after):
     url = server()
     body = {"document": document(pdf(8))}
@@ -65,6 +67,23 @@ def test_a_killed_server_goes_on_where_it_was(server, after):
     assert {page["status"] for page in answer["pages"]} == {"ok"}
     # Pages that were in flight are read again, finished ones are not.
     assert len(server.log.read_text().split()) <= 8 + 2
+
+
+@pytest.mark.parametrize("after", ["figures/", pytest.param("results/", marks=SLOW)])
+def test_a_server_killed_between_two_writes_goes_on(server, after):
+    """A page's figure is there and its record is not; the result is there and the end is not."""
+    url = server(die_after=after)
+    body = {"document": document(pdf(4))}
+    job = httpx.post(f"{url}/v1/ocr/jobs", json=body, timeout=60).json()["id"]
+    server.wait()
+    url = server()
+    assert ended(url, job)["status"] == "success"
+    pages = httpx.get(f"{url}/v1/ocr/jobs/{job}/result").json()["pages"]
+    assert [page["index"] for page in pages] == list(range(4))
+    assert {page["status"] for page in pages} == {"ok"}
+    read = server.log.read_text().split()
+    assert set(read) == {"1", "2", "3", "4"} and len(read) <= 4 + 2
+    assert not list(server.data.rglob("*.tmp"))
 
 
 def test_a_server_that_is_stopped_leaves_its_jobs_to_the_next_at_once(server):

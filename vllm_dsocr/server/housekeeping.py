@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from typing import Any
 
 from vllm_dsocr.document.record import page_from_record
 from vllm_dsocr.server.service import Service
 from vllm_dsocr.server.work.jobs import Jobs
-from vllm_dsocr.server.work.reading import figure_key
+from vllm_dsocr.server.work.reading import figure_key, file_key
 
 logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN = 60.0
+_ID = re.compile(rb"[0-9a-f]{32}")
 
 
 async def keep_house(service: Service, jobs: Jobs) -> None:
@@ -31,11 +33,32 @@ async def keep_house(service: Service, jobs: Jobs) -> None:
 async def clean(service: Service, jobs: Jobs, moment: float) -> None:
     """Deletes what was done before that moment."""
     await jobs.delete(await asyncio.to_thread(service.database.jobs_ended_before, moment))
-    used = file_ids(await asyncio.to_thread(service.database.bodies_under_way))
-    for file in await asyncio.to_thread(service.database.files_before, moment):
+    old = await asyncio.to_thread(service.database.files_before, moment)
+    used = await asyncio.to_thread(_used, service) if old else set()
+    for file in old:
         if file.id not in used:
             await service.forget(file)
     await asyncio.to_thread(_delete_pages, service, moment)
+
+
+def _used(service: Service) -> set[str]:
+    """Files that work under way needs: those that its jobs and the lines of batches name."""
+    bodies = service.database.bodies_under_way()
+    used = file_ids(bodies)
+    for body in bodies:
+        if isinstance(file_id := body.get("input_file_id"), str):
+            used |= _named_in(service, file_id)
+    return used
+
+
+def _named_in(service: Service, file_id: str) -> set[str]:
+    """Whatever in a file may be the id of another, by itself or in a URL."""
+    file = service.database.file(None, file_id)
+    try:
+        data = service.blobs.read(file_key(file.sha256)) if file else b""
+    except FileNotFoundError:
+        return set()
+    return {match.decode() for match in _ID.findall(data)}
 
 
 def file_ids(value: Any) -> set[str]:

@@ -116,7 +116,12 @@ class Service:
         sha256 = hashlib.sha256(data).hexdigest()
         if not self.blobs.exists(file_key(sha256)):
             self.blobs.write(file_key(sha256), data)
-        return self.database.add_file(owner, sha256, clean_name(name), len(data), purpose)
+        try:
+            return self.database.add_file(owner, sha256, clean_name(name), len(data), purpose)
+        except Exception:  # a full disk, most likely: bytes that nobody owns would stay for ever
+            if not self.database.is_stored(sha256):
+                self.blobs.delete(file_key(sha256))
+            raise
 
     async def find(self, owner: str, file_id: str) -> StoredFile:
         """The client's own file. Raises ApiError 404."""

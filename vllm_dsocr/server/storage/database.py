@@ -68,13 +68,13 @@ class Database:
             session.add(file)
         return file
 
-    def file(self, owner: str, file_id: str) -> StoredFile | None:
-        """The owner's file; None for one that is not there or somebody else's."""
+    def file(self, owner: str | None, file_id: str) -> StoredFile | None:
+        """The owner's file, or anybody's for None; None where it is not there or another's."""
         if not _ID.fullmatch(file_id):  # databases stumble over some of what clients send
             return None
         with self._sessions() as session:
             file = session.get(StoredFile, file_id)
-            return file if file is not None and file.owner == owner else None
+            return file if file is not None and owner in (None, file.owner) else None
 
     def files(self, owner: str, limit: int = 100, offset: int = 0) -> list[StoredFile]:
         """Newest first."""
@@ -97,6 +97,12 @@ class Database:
             session.execute(delete(StoredFile).where(StoredFile.id == file.id))
             others = select(func.count()).where(StoredFile.sha256 == file.sha256)
             return not session.scalar(others)
+
+    def is_stored(self, sha256: str) -> bool:
+        """Whether some file has these bytes."""
+        with self._sessions() as session:
+            query = select(StoredFile.id).where(StoredFile.sha256 == sha256).limit(1)
+            return session.scalar(query) is not None
 
     def files_before(self, moment: float) -> list[StoredFile]:
         return self._all(select(StoredFile).where(StoredFile.created < moment))
