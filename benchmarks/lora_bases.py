@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bf16 import bf16_units
 from benchmarks.finetune_reader import (
     LORA,
     LORA_RATE,
@@ -42,7 +43,8 @@ def tuned_here(base: str, out: Path, epochs: float) -> dict[str, float]:
     """Peak MiB above what is there before the run, and seconds."""
     forget_peak()
     before, start = resident("VmRSS"), time.perf_counter()
-    tune(out / "train", out / base, epochs, LORA_RATE, lora={**LORA, "base": base})
+    with bf16_units():
+        tune(out / "train", out / base, epochs, LORA_RATE, lora={**LORA, "base": base})
     seconds = round(time.perf_counter() - start, 1)
     return {"peak_mib": round((resident("VmHWM") - before) / 2**20), "seconds": seconds}
 

@@ -19,7 +19,7 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 def run(bench: Bench) -> Iterator[Row]:
     """Both losses, the plain one first; the sequence is shortened to what the memory holds."""
     try:
-        from vllm_dsocr.hf.loss import lean_cross_entropy
+        from vllm_dsocr.hf.model.loss import lean_cross_entropy
     except ImportError as error:
         yield Row("loss", note=f"skipped: {error}")
         return

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from vllm_dsocr.config import IGNORE_INDEX
-from vllm_dsocr.hf.loss import lean_cross_entropy, next_tokens
+from vllm_dsocr.hf.model.loss import lean_cross_entropy, next_tokens
 
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
 

@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from vllm_dsocr.hf import DeepseekOCRConfig, DeepseekOCRForCausalLM
-from vllm_dsocr.hf.balance import Balance
-from vllm_dsocr.hf.moe import MoE
+from vllm_dsocr.hf.model.balance import Balance
+from vllm_dsocr.hf.model.moe import MoE
 
 PROMPT = "<image>\nFree OCR."
 
@@ -155,7 +155,7 @@ def test_both_ways_of_mixing_experts_agree():
     _, weights, chosen = layer.gate(x)
     flat = x.flatten(0, 1)
     torch.testing.assert_close(
-        layer._mix_grouped(flat, weights, chosen), layer._mix_all(flat, weights, chosen)
+        layer._mix_sorted(flat, weights, chosen), layer._mix_all(flat, weights, chosen)
     )
 
 

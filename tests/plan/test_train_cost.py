@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.live_bytes import LiveBytes
 from vllm_dsocr.cli import main
 from vllm_dsocr.hf import DeepseekOCRConfig, DeepseekOCRForCausalLM
-from vllm_dsocr.hf.loss import CHUNK
+from vllm_dsocr.hf.model.loss import CHUNK
 from vllm_dsocr.plan.sizes import ModelSizes
 from vllm_dsocr.plan.train_cost import LOSS_CHUNK, TrainSetup, train_cost
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, GenerationMixin
 
-from vllm_dsocr.hf.views import window
+from vllm_dsocr.hf.model.views import window
 
 
 class PageGenerationMixin(GenerationMixin):

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from vllm_dsocr.config import EOS_TOKEN, IGNORE_INDEX
+from vllm_dsocr.hf import DeepseekOCRProcessor
 from vllm_dsocr.hf.training import (
     DataError,
     PageCollator,
@@ -18,8 +19,8 @@ from vllm_dsocr.hf.training import (
     Sample,
     read_samples,
 )
-from vllm_dsocr.hf.training.samples import sample_from
-from vllm_dsocr.hf.training.sizes import upright_size
+from vllm_dsocr.hf.training.data.samples import sample_from
+from vllm_dsocr.hf.training.data.sizes import upright_size
 from vllm_dsocr.page.pixels import page_tensors
 from vllm_dsocr.page.source import open_image
 
@@ -75,6 +76,20 @@ def test_ids_and_pixels_are_those_of_serving(folder, processor):
         batch["images"], served["images"], strict=True
     ):
         assert torch.equal(tiles, served_tiles) and torch.equal(view, served_view)
+
+
+@pytest.mark.parametrize("alpha", ["white", "drop"])
+def test_transparency_is_that_of_serving(alpha, tiny_path, tmp_path):
+    """Black ink under a page that is transparent here and there."""
+    image = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (10, 10, 30, 30))
+    image.save(tmp_path / "page.png")
+    processor = DeepseekOCRProcessor.from_pretrained(tiny_path, mode="tiny", alpha=alpha)
+    sample = Sample((tmp_path / "page.png",), PROMPT, "x")
+    (_, view), *_ = batch_of([sample], processor)["images"]
+    ((_, served),) = processor(PROMPT, tmp_path / "page.png")["images"]
+    assert torch.equal(view, served)
+    assert (view.min() == view.max()) == (alpha == "drop")  # all black, or ink on paper
 
 
 def test_vllm_sees_the_same(folder, processor, tiny_path):

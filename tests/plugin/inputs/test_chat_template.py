@@ -6,8 +6,8 @@ import pytest
 import vllm.transformers_utils.chat_templates as templates
 from vllm.renderers import hf
 
-from vllm_dsocr.hf.chat import CHAT_TEMPLATE
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
+from vllm_dsocr.hf.processing.chat import CHAT_TEMPLATE
 
 TINY = Path(__file__).parents[2] / "data" / "tiny-random"
 SERVED = (Path(templates.__file__).parent / "template_deepseek_ocr.jinja").read_text()

@@ -4,10 +4,10 @@ samples -> data -> PageTrainer (parts, adapters, reading held-out pages) -> savi
 """
 
 from vllm_dsocr.hf.training.data import PageCollator, PageDataset, PageStream, RecordCollator
+from vllm_dsocr.hf.training.data.samples import DataError, Sample, iter_samples, read_samples
 from vllm_dsocr.hf.training.parts import checkpoint_towers, freeze, part_of
 from vllm_dsocr.hf.training.reading import read_pages
 from vllm_dsocr.hf.training.run import make_trainer, train
-from vllm_dsocr.hf.training.samples import DataError, Sample, iter_samples, read_samples
 from vllm_dsocr.hf.training.settings import SettingsError, TrainSettings, read_settings
 from vllm_dsocr.hf.training.trainer import PageTrainer
 

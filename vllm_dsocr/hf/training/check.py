@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from vllm_dsocr.config import BOS_TOKEN, DET_CLOSE, DET_OPEN, EOS_TOKEN, REF_CLOSE, REF_OPEN
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
 from vllm_dsocr.hf.training.data import PageDataset
-from vllm_dsocr.hf.training.samples import Sample, read_samples
+from vllm_dsocr.hf.training.data.samples import Sample, read_samples
 from vllm_dsocr.hf.training.settings import TrainSettings
 
 _BOX = r"\[\s*\d{1,3}(?:\s*,\s*\d{1,3}){3}\s*\]"

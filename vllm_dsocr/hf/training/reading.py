@@ -17,7 +17,7 @@ from vllm_dsocr.config import EOS_TOKEN
 from vllm_dsocr.engine import clean_text
 from vllm_dsocr.hf.logits import NGramGuardProcessor, serving_rule
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
-from vllm_dsocr.hf.training.samples import Sample
+from vllm_dsocr.hf.training.data.samples import Sample
 from vllm_dsocr.metrics import edit_distance
 from vllm_dsocr.page.source import open_image
 
@@ -30,7 +30,7 @@ def read_pages(
     **generation: Any,
 ) -> list[str]:
     """Greedy texts of a batch; no page gets more than twice the tokens of the longest answer."""
-    images = [open_image(image) for sample in samples for image in sample.images]
+    images = [open_image(image, alpha=None) for sample in samples for image in sample.images]
     inputs = processor([sample.context for sample in samples], images)
     tensors = {k: v.to(model.device) if torch.is_tensor(v) else v for k, v in inputs.items()}
     answers = processor.tokenizer([sample.answer for sample in samples])["input_ids"]

@@ -12,9 +12,9 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from vllm_dsocr.hf.model import DeepseekOCRForCausalLM
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
 from vllm_dsocr.hf.training.data import PageCollator, PageDataset, PageStream
+from vllm_dsocr.hf.training.data.samples import DataError, iter_samples, read_samples
 from vllm_dsocr.hf.training.lora import add_lora, loading
 from vllm_dsocr.hf.training.parts import PARTS, checkpoint_towers, freeze
-from vllm_dsocr.hf.training.samples import DataError, iter_samples, read_samples
 from vllm_dsocr.hf.training.saving import last_checkpoint, stored_dtype
 from vllm_dsocr.hf.training.settings import SettingsError, TrainSettings
 from vllm_dsocr.hf.training.trainer import PageTrainer

@@ -19,10 +19,10 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
+from vllm_dsocr.hf.training.data.samples import Sample
 from vllm_dsocr.hf.training.lora import base_model
 from vllm_dsocr.hf.training.parts import part_of
 from vllm_dsocr.hf.training.reading import error_rate
-from vllm_dsocr.hf.training.samples import Sample
 from vllm_dsocr.hf.training.saving import MASTER, save_checkpoint, save_master
 from vllm_dsocr.hf.training.settings import SettingsError, is_error_rate
 

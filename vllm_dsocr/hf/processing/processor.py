@@ -26,9 +26,9 @@ from vllm_dsocr.config import (
     PAGE_OPTIONS,
     PageOptions,
 )
-from vllm_dsocr.hf.chat import CHAT_TEMPLATE
-from vllm_dsocr.hf.padding import PaddingSettings, as_batch, shortened
-from vllm_dsocr.hf.sources import flat_images, is_image, per_prompt
+from vllm_dsocr.hf.processing.chat import CHAT_TEMPLATE
+from vllm_dsocr.hf.processing.padding import PaddingSettings, as_batch, shortened
+from vllm_dsocr.hf.processing.sources import flat_images, is_image, per_prompt
 from vllm_dsocr.page.pixels import PageTensors, page_tensors
 from vllm_dsocr.page.prompt import PromptError, expand_placeholders, prompt_ids
 

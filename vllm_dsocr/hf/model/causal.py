@@ -1,9 +1,9 @@
 """DeepSeek-OCR for transformers: token ids and page views -> logits, loss, generated ids.
 
-    input_ids -> embed_tokens -> (image positions <- embed_pages) -> decoder layers -> lm_head
+    backbone -> lm_head -> loss
 
-Official layout and tensor names, so that what is saved here is what vLLM serves. Gradients reach
-the vision tower unless the caller freezes it. Knows nothing of image files or prompts.
+Official layout and tensor names, so that what is saved here is what vLLM serves. Knows nothing of
+image files or prompts.
 """
 
 from __future__ import annotations
@@ -11,158 +11,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import Cache, LlamaModel, PreTrainedTokenizerBase
-from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
+from transformers import Cache, PreTrainedTokenizerBase
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple, logging
 
 from vllm_dsocr.config import IGNORE_INDEX, PageOptions
-from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages, num_passes
-from vllm_dsocr.encoder.clip import Embeddings as ClipEmbeddings
-from vllm_dsocr.encoder.sam import Attention as SamAttention
-from vllm_dsocr.encoder.sam import LayerNorm2d, SamVit
-from vllm_dsocr.hf.balance import Balance
 from vllm_dsocr.hf.configuration import DeepseekOCRConfig
 from vllm_dsocr.hf.generation import PageGenerationMixin
 from vllm_dsocr.hf.infer import infer
-from vllm_dsocr.hf.loss import cross_entropy, lean_cross_entropy, next_tokens
-from vllm_dsocr.hf.moe import DecoderLayer, MoE, Router
-from vllm_dsocr.hf.ranks import missing_passes
-from vllm_dsocr.hf.views import as_rows, page_views, place
+from vllm_dsocr.hf.model.backbone import DeepseekOCRModel, DeepseekOCRPreTrainedModel
+from vllm_dsocr.hf.model.balance import Balance
+from vllm_dsocr.hf.model.loss import cross_entropy, lean_cross_entropy, next_tokens
 
 logger = logging.get_logger(__name__)
-EMPTY_SIDE = 64  # px; the smallest view that gives an embedding
-
-
-class DeepseekOCRPreTrainedModel(LlamaPreTrainedModel):
-    config_class = DeepseekOCRConfig
-    input_modalities = ("image", "text")
-    _no_split_modules = ["LlamaDecoderLayer", "DecoderLayer", "SamVit", "ClipVit"]
-    _can_compile_fullgraph = False  # tokens are sorted by expert, whose counts the host must see
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        std = self.config.initializer_range
-        if isinstance(module, Router):
-            init.normal_(module.weight, std=std)
-        elif isinstance(module, SamVit):
-            init.normal_(module.pos_embed, std=std)
-        elif isinstance(module, SamAttention):
-            init.zeros_(module.rel_pos_h)
-            init.zeros_(module.rel_pos_w)
-        elif isinstance(module, LayerNorm2d):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, ClipEmbeddings):
-            init.normal_(module.class_embedding, std=std)
-            # Saved with the weights, but some checkpoints lack it.
-            init.copy_(module.position_ids, torch.arange(module.position_ids.shape[1])[None])
-        elif isinstance(module, DeepseekOCRModel):
-            init.normal_(module.image_newline, std=std)
-            init.normal_(module.view_seperator, std=std)
-
-
-class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
-    """Decoder without head, carrying the vision tower under the checkpoint's names."""
-
-    def __init__(self, config: DeepseekOCRConfig) -> None:
-        super().__init__(config)
-        for index in range(config.first_k_dense_replace, config.num_hidden_layers):
-            self.layers[index] = DecoderLayer(config, index)
-            self.layers[index].mlp = MoE(config)
-        build_vision_tower(self, config.vision_sizes)
-        # In the checkpoint, but no pass uses it; DDP would wait for its gradient.
-        self.vision_model.embeddings.patch_embedding.requires_grad_(False)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        images: Any = None,
-        images_seq_mask: Tensor | None = None,
-        images_spatial_crop: Tensor | None = None,
-        return_dict: bool | None = None,
-        image_embeds: Tensor | None = None,
-        cache_position: Tensor | None = None,
-        images_alone: bool = False,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPast | tuple[Tensor, ...] | Tensor:
-        """See DeepseekOCRForCausalLM.forward; with images_alone see place_images."""
-        if images_alone:
-            return self._placed(images, images_seq_mask, images_spatial_crop)
-        given = image_embeds is None and images is not None and len(images) > 0
-        pages = page_views(images, images_spatial_crop) if given else []
-        missing = 0
-        if image_embeds is None:
-            device = self.image_newline.device
-            missing = missing_passes(self, num_passes(self, pages), device)
-        if image_embeds is not None or given or missing:
-            inputs_embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-            input_ids = None
-        if image_embeds is not None:
-            mask = as_rows(images_seq_mask, inputs_embeds)
-            inputs_embeds = torch.where(mask, image_embeds.to(inputs_embeds), inputs_embeds)
-        elif given:
-            inputs_embeds = place(inputs_embeds, images_seq_mask, embed_pages(self, pages))
-        if missing:
-            inputs_embeds = inputs_embeds + self._empty_work(missing).to(inputs_embeds)
-        if position_ids is None and cache_position is not None:
-            position_ids = cache_position[None]
-        optional = {
-            "output_attentions": output_attentions,
-            "output_hidden_states": output_hidden_states,
-            "return_dict": return_dict,
-        }
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **{name: value for name, value in optional.items() if value is not None},
-            **kwargs,
-        )
-
-    def _empty_work(self, passes: int) -> Tensor:
-        """Zero, after so many passes through towers and projector; see ranks.py."""
-        view = torch.zeros(3, EMPTY_SIDE, EMPTY_SIDE, dtype=torch.uint8)
-        page = PageViews(view, view[None][:0], 1, 1)
-        return 0 * sum(embed_pages(self, [page])[0].sum() for _ in range(passes))
-
-    @torch.no_grad()
-    def place_images(
-        self, images: Any, images_seq_mask: Tensor | None, images_spatial_crop: Tensor | None
-    ) -> Tensor:
-        """The images of a batch, encoded, at the positions of its prompts: (B, S, D).
-
-        What `forward` takes as `image_embeds`; zeros where no image is.
-        """
-        # Through the module, whose hooks fetch weights that lie elsewhere.
-        return self(
-            images=images,
-            images_seq_mask=images_seq_mask,
-            images_spatial_crop=images_spatial_crop,
-            images_alone=True,
-        )
-
-    def _placed(
-        self, images: Any, images_seq_mask: Tensor | None, images_spatial_crop: Tensor | None
-    ) -> Tensor:
-        pages = embed_pages(self, page_views(images, images_spatial_crop))
-        batch = (1, 1) if images_seq_mask is None else tuple(images_seq_mask.shape)
-        onto = self.image_newline.new_zeros(*batch, self.config.hidden_size)
-        return place(onto, images_seq_mask, pages)
 
 
 class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from vllm_dsocr.hf.balance import Balance
 from vllm_dsocr.hf.configuration import DeepseekOCRConfig
+from vllm_dsocr.hf.model.balance import Balance
+from vllm_dsocr.hf.model.experts import GROUPED, can_group, grouped, one_by_one, pays
 
 
 class Mlp(nn.Module):
@@ -87,24 +88,28 @@ class MoE(nn.Module):
         # What is exported must have one shape for every input: there, all experts run too.
         if few or torch.compiler.is_exporting():
             return self._mix_all(x, weights, chosen).to(x.dtype)
-        return self._mix_grouped(x, weights, chosen).to(x.dtype)
+        return self._mix_sorted(x, weights, chosen).to(x.dtype)
 
     def _mix_all(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         # With few experts running all of them costs less than gathering, and shapes stay fixed.
         dense = weights.new_zeros(x.shape[0], len(self.experts)).scatter(1, chosen, weights)
         return sum(dense[:, i, None] * expert(x) for i, expert in enumerate(self.experts))
 
-    def _mix_grouped(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        # Tokens sorted by expert: one product per expert, none per token.
+    def _mix_sorted(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         order = chosen.flatten().argsort(stable=True)
-        rows = order // chosen.shape[1]
-        counts = chosen.flatten().bincount(minlength=len(self.experts)).tolist()
-        groups = x[rows].split(counts)
-        pairs = zip(self.experts, groups, strict=True)
-        # In training those without a token take part too: other ranks wait for their gradients.
-        out = torch.cat([expert(group) for expert, group in pairs if len(group) or self.training])
-        out = out * weights.flatten()[order, None]
-        return torch.zeros_like(x, dtype=out.dtype).index_add(0, rows, out)
+        rows = x[order // chosen.shape[1]]
+        counts = chosen.flatten().bincount(minlength=len(self.experts))
+        if self._in_groups(rows):
+            out = grouped(self.experts, rows, counts)
+        else:
+            # In training those without a row take part: other ranks wait for their gradients.
+            out = one_by_one(self.experts, rows, counts, self.training)
+        out = out[order.argsort()].unflatten(0, chosen.shape)  # (T, k, D)
+        return (out * weights[..., None]).sum(dim=1)  # weights are fp32, and so is the sum
+
+    def _in_groups(self, rows: Tensor) -> bool:
+        wanted = self.config._experts_implementation == GROUPED
+        return wanted and pays(rows, len(self.experts)) and can_group(self.experts, rows.device)
 
     def _balance_loss(self, scores: Tensor, chosen: Tensor, balance: Balance) -> Tensor:
         """Expert balance loss (arXiv 2401.06066, eq. 12-14) of real tokens.
