@@ -30,6 +30,7 @@ EXTRAS = {
         "prometheus-client>=0.21",
         "docling-core>=2.50",
     ],
+    "tracing": ["opentelemetry-sdk>=1.26", "opentelemetry-exporter-otlp-proto-http>=1.26"],
     "postgres": ["psycopg[binary]>=3.2"],
     "s3": ["s3fs>=2024.10"],
     "eval": ["rapidfuzz>=3.9", "apted>=1.0.3", "fuzzysearch>=0.8"],

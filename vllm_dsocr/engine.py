@@ -39,6 +39,7 @@ class Request:
     image: upright, mode RGB.  prompt: as trained, with its <image> tag.
     mode, max_tokens, guard: None leaves the choice to the engine, and tokens that may always repeat
     are the engine's choice in any case.  logprobs: whether the answer says how sure the model was.
+    adapter: name of a LoRA adapter that the engine has.
     """
 
     image: Image.Image
@@ -49,6 +50,7 @@ class Request:
     seed: int = 0
     guard: NGramRule | None = None
     logprobs: bool = False
+    adapter: str | None = None
 
 
 class Token(NamedTuple):

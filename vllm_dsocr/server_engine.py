@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from vllm_dsocr import tracing
 from vllm_dsocr.config import EOS_TOKEN, IMAGE_TOKEN
 from vllm_dsocr.engine import (
     Completion,
@@ -97,7 +98,10 @@ class ServerEngine:
         """One chat completion. Raises EngineError or EngineLost."""
         body = await asyncio.to_thread(_body, request, self.model)
         try:
-            answer = await self._client.post("/chat/completions", cast_to=object, body=body)
+            options: Any = {"headers": tracing.headers()}
+            answer = await self._client.post(
+                "/chat/completions", cast_to=object, body=body, options=options
+            )
         except openai.APITimeoutError as error:
             raise EngineError("the server did not answer in time") from error
         except openai.APIConnectionError as error:

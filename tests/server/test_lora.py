@@ -19,12 +19,19 @@ from PIL import Image
 pytest.importorskip("vllm")
 pytest.importorskip("openai")
 
+import httpx
 import openai
 
 from examples.demo import served
 from vllm_dsocr.cli import main
+from vllm_dsocr.document.blocks import Page
+from vllm_dsocr.document.grounding import parse_blocks
+from vllm_dsocr.document.parts import page_parts
 from vllm_dsocr.hf import DeepseekOCRForCausalLM, DeepseekOCRProcessor
 from vllm_dsocr.hf.training.lora import LoraSettings, add_lora, load_with_adapter
+from vllm_dsocr.reader import Reader
+from vllm_dsocr.render.finished import RenderOptions
+from vllm_dsocr.render.markdown import parts_markdown
 
 DATA = Path(__file__).parent.parent / "data"
 TINY, PAGE = DATA / "tiny-random", DATA / "images" / "v3_small.png"
@@ -55,18 +62,23 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[openai.OpenAI]:
-    """Of a server that lets adapters come and go."""
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    """Of a server that lets adapters come and go, with the routes of the OCR service."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_PLUGINS", "dsocr,dsocr_api")
+        patch.setenv("DSOCR_DATA", str(tmp_path_factory.mktemp("service")))
         patch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
         with served(TINY, *FLAGS) as url:
             yield openai.OpenAI(base_url=url, api_key="none", max_retries=0)
 
 
+def data_url() -> str:
+    return f"data:image/png;base64,{base64.b64encode(PAGE.read_bytes()).decode()}"
+
+
 def ask(client: openai.OpenAI, model: str) -> list[int]:
     """The token ids of a chat answer."""
-    url = f"data:image/png;base64,{base64.b64encode(PAGE.read_bytes()).decode()}"
-    image = {"type": "image_url", "image_url": {"url": url}}
+    image = {"type": "image_url", "image_url": {"url": data_url()}}
     answer = client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": [image, {"type": "text", "text": "Free OCR."}]}],
@@ -116,3 +128,35 @@ def test_an_adapter_of_the_vision_part_is_refused(client: openai.OpenAI, tmp_pat
         change(client, "load", lora_name="vision", lora_path=str(tmp_path))
     assert "vision" not in [model.id for model in client.models.list()]
     assert len(ask(client, "tiny")) == MAX_TOKENS
+
+
+def test_an_adapter_reads_documents_by_its_name(client: openai.OpenAI, adapter: Path) -> None:
+    server = str(client.base_url).rstrip("/")
+    document = {"type": "image_url", "image_url": data_url()}
+    body = {"document": document, "task": "free", "max_tokens": MAX_TOKENS}
+
+    def read(name: str) -> httpx.Response:
+        return httpx.post(f"{server}/ocr", json={"model": name, **body}, timeout=100)
+
+    def read_by_chat(name: str) -> str:
+        with Reader(server=server, model=name, task="free", max_tokens=MAX_TOKENS) as reader:
+            return reader.read(PAGE).text
+
+    assert read("tuned").status_code == 404
+    change(client, "load", lora_name="tuned", lora_path=str(adapter))
+    texts = {}
+    for name in ("tiny", "tuned"):
+        answer = read(name).json()
+        assert answer["model"] == name
+        assert answer["pages"][0]["markdown"].strip() == markdown(read_by_chat(name))
+        texts[name] = answer["pages"][0]["markdown"]
+    assert texts["tiny"] != texts["tuned"]
+    change(client, "unload", lora_name="tuned")
+    refusal = read("tuned")
+    assert refusal.status_code == 404 and "tuned" in refusal.json()["message"]
+
+
+def markdown(text: str) -> str:
+    """What the service makes of a text."""
+    page = Page(1, "ok", 1, 1, text=text, blocks=parse_blocks(text))
+    return parts_markdown(page_parts(page), str, RenderOptions()).strip()

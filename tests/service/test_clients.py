@@ -95,7 +95,7 @@ def test_mistralai(reader):
             )
         signed = mistral.files.get_signed_url(file_id=sent.id)
         answer = mistral.ocr.process(
-            model="m", document={"type": "document_url", "document_url": signed.url}
+            model="reader", document={"type": "document_url", "document_url": signed.url}
         )
         assert_words(answer.pages[0].markdown)
         assert any(file.id == sent.id for file in mistral.files.list().data)

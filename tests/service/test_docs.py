@@ -8,7 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import httpx
+from prometheus_client import CollectorRegistry, generate_latest
 
+from vllm_dsocr.fleet.replicas import Replicas
+from vllm_dsocr.server.gateway import ReplicaMetrics
 from vllm_dsocr.server.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "service.md"
@@ -40,6 +43,10 @@ def test_every_metric_is_there_and_no_other(service):
     told = httpx.get(f"{service.url}/metrics/").text
     told_names = re.findall(r"^# TYPE (dsocr_\w+)", told, re.MULTILINE)
     real = {name for name in told_names if not name.endswith("_created")}
+    of_gateways = CollectorRegistry()
+    of_gateways.register(ReplicaMetrics(Replicas([], None)))
+    lines = generate_latest(of_gateways).decode()
+    real |= set(re.findall(r"^# TYPE (dsocr_\w+)", lines, re.MULTILINE))
     assert set(re.findall(r"`(dsocr_\w+)", PAGE.read_text())) == real
 
 

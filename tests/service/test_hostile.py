@@ -143,7 +143,7 @@ def test_too_many_at_once_are_told_to_come_again(start):
 def test_bodies_of_all_clients_together_are_bounded(start):
     engine = Held(max_in_flight=2)
     running = start(engine, max_incoming_bytes=100_000)
-    large = {"model": "x" * 80_000}  # one alone gets in
+    large = {"id": "x" * 80_000}  # one alone gets in
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ocr, running, png(), "image/png", **large)
         soon(lambda: engine.num_running)
@@ -152,7 +152,7 @@ def test_bodies_of_all_clients_together_are_bounded(start):
         engine.go.set()
         assert first.result().status_code == 200
     assert running.app.state.dsocr_service.incoming_bytes == 0
-    assert ocr(running, png(), "image/png", model="x" * 200_000).status_code == 200
+    assert ocr(running, png(), "image/png", id="x" * 200_000).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])

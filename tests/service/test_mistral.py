@@ -63,15 +63,15 @@ def test_upload_url_ocr_delete_in_the_order_of_products(service):
         url = client.get(f"/files/{sent['id']}/url", params={"expiry": 24}).json()["url"]
         assert client.get(url).content == png(text="upload")
         chunk = {"type": "document_url", "document_url": url}
-        by_url = client.post("/ocr", json={"model": "m", "document": chunk})
+        by_url = client.post("/ocr", json={"model": "fake", "document": chunk})
         chunk = {"type": "file", "file_id": sent["id"]}
-        by_id = client.post("/ocr", json={"model": "m", "document": chunk})
+        by_id = client.post("/ocr", json={"model": "fake", "document": chunk})
         assert by_url.json()["pages"] == by_id.json()["pages"] != []
         assert sent["id"] in [file["id"] for file in client.get("/files").json()["data"]]
         gone = client.delete(f"/files/{sent['id']}").json()
         assert gone == {"id": sent["id"], "object": "file", "deleted": True}
         assert client.get(f"/files/{sent['id']}").status_code == 404
-        assert client.post("/ocr", json={"model": "m", "document": chunk}).status_code == 404
+        assert client.post("/ocr", json={"model": "fake", "document": chunk}).status_code == 404
 
 
 def test_a_page_is_read_once_however_often_it_is_asked_for(service):
@@ -86,7 +86,11 @@ def test_a_page_is_read_once_however_often_it_is_asked_for(service):
 
 def test_streamed_pages_come_as_events(service):
     url = data_url(pdf(3, size=(310, 420)), "application/pdf")
-    body = {"model": "m", "document": {"type": "document_url", "document_url": url}, "stream": True}
+    body = {
+        "model": "fake",
+        "document": {"type": "document_url", "document_url": url},
+        "stream": True,
+    }
     events = []
     with httpx.stream("POST", f"{service.url}/v1/ocr", json=body, timeout=60) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -215,6 +219,38 @@ def test_confidence_is_null_where_the_engine_has_none(service):
     assert answer.json()["pages"][0]["confidence_scores"] is None
     blocks = ask(service, confidence_scores_granularity="block", include_blocks=True)
     assert blocks.json()["pages"][0]["blocks"][0]["confidence_scores"] is None
+
+
+class Adapted(FakeEngine):
+    """Has an adapter, which can be exchanged; answers say which one read."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda request: Completion(f"read by {request.adapter}", "stop", 3))
+        self.adapters = {"invoices": "/adapters/invoices 1", "my-deepseek-ocr": "/adapters/my 1"}
+
+
+def test_a_model_is_the_served_one_or_an_adapter_or_not_there(start):
+    running = start(Adapted(), model_name="served", model_aliases=("mistral-ocr*", "*DeepSeek-OCR"))
+    names = {None: None, "": None, "served": None, "fake": None, "mistral-ocr-2512": None}
+    names |= {"deepseek-ai/DeepSeek-OCR": None, "invoices": "invoices"}
+    names |= {"my-deepseek-ocr": "my-deepseek-ocr"}
+    for name, adapter in names.items():
+        answer = ask(running, model=name)
+        assert answer.json()["pages"][0]["markdown"].strip() == f"read by {adapter}", name
+        assert answer.json()["model"] == (adapter or "served")
+    asked = len(running.engine.requests)
+    for name in ("gpt-4o", "invoice", "x" * 10_000):
+        answer = ask(running, model=name)
+        assert answer.status_code == 404 and "there is no model" in answer.json()["message"]
+        assert len(answer.json()["message"]) <= 300
+    job = {"document": image_chunk(), "model": "gpt-4o"}
+    assert httpx.post(f"{running.url}/v1/ocr/jobs", json=job).status_code == 404
+    assert len(running.engine.requests) == asked
+    ask(running, model="invoices")  # known
+    assert len(running.engine.requests) == asked
+    running.engine.adapters["invoices"] = "/adapters/invoices 2"  # another one of that name
+    ask(running, model="invoices")
+    assert len(running.engine.requests) == asked + 1
 
 
 def test_an_engine_that_is_gone_is_a_503(start):

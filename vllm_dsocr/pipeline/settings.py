@@ -31,6 +31,7 @@ class ReadSettings:
     task: a name of TASKS, with the text to look for behind it where it takes one: "locate a stamp".
     model: what names the weights.  mode, max_tokens: None leaves them to the engine.
     dpi: of PDF pages.  alpha: see `config.PageOptions`.  confidence: whether words have theirs.
+    adapter: name of a LoRA adapter, which `model` then tells apart from others of that name.
     """
 
     model: str
@@ -40,6 +41,7 @@ class ReadSettings:
     max_tokens: int | None = None
     alpha: str = ALPHAS[0]
     confidence: bool = False
+    adapter: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -54,7 +56,13 @@ class ReadSettings:
     def request(self, image: Image.Image, number: int) -> Request:
         """What the engine is asked for page `number`. Raises PromptError."""
         return Request(
-            image, self.prompt, self.mode, self.max_tokens, seed=number, logprobs=self.confidence
+            image,
+            self.prompt,
+            self.mode,
+            self.max_tokens,
+            seed=number,
+            logprobs=self.confidence,
+            adapter=self.adapter,
         )
 
     def facts(self, is_pdf: bool = True) -> dict[str, Any]:
@@ -62,8 +70,9 @@ class ReadSettings:
         facts = asdict(self)
         if not is_pdf:
             del facts["dpi"]  # pictures are taken as they are
-        if not self.confidence:
-            del facts["confidence"]  # pages that were read before there was such a thing are good
+        for name in ("confidence", "adapter"):  # pages that were read before there were such stay
+            if not facts[name]:
+                del facts[name]
         return facts
 
     def page_key(self, content_hash: str, number: int, is_pdf: bool = True) -> str:

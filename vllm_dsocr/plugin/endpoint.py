@@ -1,7 +1,8 @@
 """The OCR service inside vLLM's own API server: an entry point of group `vllm.endpoint_plugins`.
 
-The same routes as `dsocr gateway` has, over the server's engine client, with its API key and its
-model name. vLLM loads this only where VLLM_PLUGINS names `dsocr_api`, which `dsocr serve` does.
+The same routes as `dsocr gateway` has, over the server's engine client, with its API key, its names
+of the model and of adapters. vLLM loads this only where VLLM_PLUGINS names `dsocr_api`, which
+`dsocr serve` does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from vllm.logger import init_logger
 from vllm_dsocr.config import ARCHITECTURE
 from vllm_dsocr.plugin.engine import ServedEngine
 from vllm_dsocr.server.app import attach, start
+from vllm_dsocr.server.logs import write_json
 from vllm_dsocr.server.settings import Settings
 
 logger = init_logger(f"vllm.{__name__}")
@@ -62,14 +64,22 @@ class OcrEndpoint:
             logger.info("The served model is not DeepSeek-OCR: its OCR routes answer 503.")
             return
         settings = settings_of(args)
-        engine = ServedEngine(engine_client, settings.model_name)
+        if settings.log_format == "json":
+            write_json("vllm_dsocr", "info")
+        loras = state.openai_serving_models.lora_requests
+        engine = ServedEngine(engine_client, model_names(args), loras)
         await self._stack.enter_async_context(start(self._app, engine, settings, REGISTRY))
 
 
 def settings_of(args: Namespace) -> Settings:
     """The environment's settings under the server's own keys and model name."""
     keys = [key for key in (args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
-    names = args.served_model_name or [args.model]
-    name = names if isinstance(names, str) else names[0]
     settings = Settings.from_environment()
-    return replace(settings, api_keys=tuple(keys), model_name=settings.model_name or name)
+    name = settings.model_name or model_names(args)[0]
+    return replace(settings, api_keys=tuple(keys), model_name=name)
+
+
+def model_names(args: Namespace) -> list[str]:
+    """What the server calls its model, the first name first."""
+    names = args.served_model_name or [args.model]
+    return [names] if isinstance(names, str) else list(names)

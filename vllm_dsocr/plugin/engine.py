@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +16,13 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TextPrompt
+from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+from vllm_dsocr import tracing
 from vllm_dsocr.config import IMAGE_TOKEN
 from vllm_dsocr.engine import (
     Completion,
@@ -81,7 +85,13 @@ class VllmEngine:
         name = f"page-{next(self._numbers)}"
         try:
             (prompt,) = await self._engine.renderer.render_cmpl_async([_prompt(request)])
-            answers = self._engine.generate(prompt, _sampling(request), name)
+            answers = self._engine.generate(
+                prompt,
+                _sampling(request),
+                name,
+                lora_request=self._adapter(request.adapter),
+                trace_headers=await self._trace_headers(),
+            )
             outputs = [output async for output in answers]  # one: the final one
         except EngineDeadError as error:
             raise EngineLost("vLLM's engine has died; its log says why") from error
@@ -89,6 +99,15 @@ class VllmEngine:
             reason = error.__cause__ if isinstance(error, EngineGenerateError) else error
             raise EngineError(_line(reason or error)) from error
         return outputs[-1]
+
+    async def _trace_headers(self) -> Mapping[str, str] | None:
+        return (tracing.headers() or None) if await self._engine.is_tracing_enabled() else None
+
+    def _adapter(self, name: str | None) -> LoRARequest | None:
+        """Raises EngineError for one that is not there."""
+        if name is None:
+            return None
+        raise EngineError(f"there is no adapter {name!r}")
 
     def _completion(self, output: RequestOutput) -> Completion:
         answer = output.outputs[0]
@@ -102,11 +121,18 @@ class VllmEngine:
 
 
 class ServedEngine(VllmEngine):
-    """The engine that a server of this process has already; it is left running."""
+    """The engine that a server of this process has already; it is left running.
 
-    def __init__(self, client: EngineClient, model: str) -> None:
-        super().__init__(model)
+    names: what the server calls the model.  loras: the adapters it has, which come and go.
+    """
+
+    def __init__(
+        self, client: EngineClient, names: Sequence[str], loras: Mapping[str, LoRARequest]
+    ) -> None:
+        super().__init__(names[0])
+        self.names = names
         self._engine = client
+        self._loras = loras
         self.max_in_flight = client.vllm_config.scheduler_config.max_num_seqs
 
     async def __aenter__(self) -> ServedEngine:
@@ -118,6 +144,22 @@ class ServedEngine(VllmEngine):
 
     async def __aexit__(self, *exception: object) -> None:
         return None
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """What tells the adapters of each name apart: one may be replaced while it is served."""
+        return {name: _version(lora) for name, lora in self._loras.items()}
+
+    def _adapter(self, name: str | None) -> LoRARequest | None:
+        lora = self._loras.get(name) if name is not None else None
+        return lora or super()._adapter(name)
+
+
+def _version(lora: LoRARequest) -> str:
+    """Its folder, and when that was last written where it is one of this machine."""
+    files = Path(lora.lora_path).glob("adapter_*")
+    written = max((file.stat().st_mtime_ns for file in files), default=0)
+    return f"{lora.lora_path} {written}"
 
 
 def _start(args: AsyncEngineArgs) -> AsyncLLM:

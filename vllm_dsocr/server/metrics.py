@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from vllm_dsocr import tracing
 from vllm_dsocr.document.blocks import Page
 from vllm_dsocr.server.work.gate import FairGate
 
@@ -65,6 +66,7 @@ class Metrics:
         """Times what is done inside."""
         started = time.monotonic()
         try:
-            yield
+            with tracing.span(f"ocr.{name}"):
+                yield
         finally:
             self.stages.labels(name).observe(time.monotonic() - started)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
+from vllm_dsocr import tracing
 from vllm_dsocr.page.prompt import PromptError
 from vllm_dsocr.server.auth import owner_of
 from vllm_dsocr.server.errors import (
@@ -31,10 +33,13 @@ from vllm_dsocr.server.errors import (
     is_disk_full,
     too_large,
 )
+from vllm_dsocr.server.logs import about
 from vllm_dsocr.server.service import Service
 from vllm_dsocr.server.work.jobs import Jobs
 
 logger = logging.getLogger(__name__)
+access = logging.getLogger("vllm_dsocr.access")  # heard where lines are JSON
+Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 T = TypeVar("T")
 
 _CLIENT_CLOSED_REQUEST = 499
@@ -64,28 +69,39 @@ class OcrRoute(APIRoute):
         """The body of an error, which a protocol may add to."""
         return body
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handle:
         handle = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
             request_id = _request_id(request)
-            body = _Body(request.receive)
-            try:
-                service = service_of(request)
-                request.scope["dsocr_owner"] = owner_of(request, service.settings.api_keys)
-                limit = body_limit(service.settings.max_file_bytes)
-                _check_length(request, limit)
-                receive = body.bounded(service, limit)
-                answer = await handle(Request(request.scope, receive))
-            except Exception as error:
-                answer = error_response(error, request_id, self.error_body)
-            finally:
-                body.release()
-            answer.headers["X-Request-Id"] = request_id
-            _count(request, self.path_format, answer.status_code)
+            name, started = f"{request.method} {self.path_format}", time.monotonic()
+            with (
+                about(request_id=request_id),
+                tracing.span(name, request.headers, request_id=request_id),
+            ):
+                answer = await self._answer(handle, request, request_id)
+                answer.headers["X-Request-Id"] = request_id
+                _count(request, self.path_format, answer.status_code)
+                seconds = round(time.monotonic() - started, 3)
+                facts = {"status": answer.status_code, "seconds": seconds}
+                access.info("%s: %d", name, answer.status_code, extra={"facts": facts})
             return answer
 
         return handler
+
+    async def _answer(self, handle: Handle, request: Request, request_id: str) -> Response:
+        body = _Body(request.receive)
+        try:
+            service = service_of(request)
+            request.scope["dsocr_owner"] = owner_of(request, service.settings.api_keys)
+            limit = body_limit(service.settings.max_file_bytes)
+            _check_length(request, limit)
+            receive = body.bounded(service, limit)
+            return await handle(Request(request.scope, receive))
+        except Exception as error:
+            return error_response(error, request_id, self.error_body)
+        finally:
+            body.release()
 
 
 def _count(request: Request, route: str, status: int) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from vllm_dsocr import tracing
 from vllm_dsocr.engine import Engine, EngineLost
 from vllm_dsocr.fleet.discovery import discovery, split_servers
 from vllm_dsocr.fleet.replicas import ANSWER_SECONDS, Replica
 from vllm_dsocr.fleet.routing import BalancedEngine
+from vllm_dsocr.server.logs import write_json
 from vllm_dsocr.server.settings import Settings
 
 
@@ -32,6 +34,14 @@ def run_gateway(
     def make(url: str) -> Replica:
         return replica(url, model, concurrency)
 
+    try:
+        tracing.export_if_asked("dsocr-gateway")
+    except ImportError as error:
+        print(f"dsocr gateway: {error}", file=sys.stderr)
+        return 2
+    as_json = settings.log_format == "json"
+    if as_json:
+        write_json("", log_level)
     plain, names = split_servers(servers)
     engine = BalancedEngine([make(url) for url in plain], model, discovery(names, make))
     config = uvicorn.Config(
@@ -39,6 +49,8 @@ def run_gateway(
         host=host,
         port=port,
         log_level=log_level,
+        log_config=None if as_json else uvicorn.config.LOGGING_CONFIG,
+        access_log=not as_json,  # ours has the request's id
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
     server = uvicorn.Server(config)

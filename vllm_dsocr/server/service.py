@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from fnmatch import fnmatchcase
 
 from prometheus_client import CollectorRegistry
 
@@ -141,10 +142,25 @@ class Service:
         mode: str | None = None,
         max_tokens: int | None = None,
         confidence: bool = False,
+        model: str | None = None,
     ) -> ReadSettings:
-        """How pages are read for a request."""
-        dpi = self.settings.dpi
-        return ReadSettings(self.engine.model, task, mode, dpi, max_tokens, confidence=confidence)
+        """How pages are read for a request. Raises ApiError 404 for a model that is not here."""
+        weights, dpi = self.engine.model, self.settings.dpi
+        adapters: Mapping[str, str] = getattr(self.engine, "adapters", {})
+        adapter = model if model in adapters else None
+        if adapter is not None:
+            weights = f"{weights} {adapters[adapter]}"
+        elif model and not self._is_name(model):
+            raise ApiError(404, f"there is no model {model!r} here", where="model")
+        return ReadSettings(
+            weights, task, mode, dpi, max_tokens, confidence=confidence, adapter=adapter
+        )
+
+    def _is_name(self, model: str) -> bool:
+        """Whether the served model is meant: products send names that their makers chose."""
+        names = (self.model, self.engine.model, *getattr(self.engine, "names", ()))
+        aliases = self.settings.model_aliases
+        return model in names or any(fnmatchcase(model.lower(), a.lower()) for a in aliases)
 
     async def read(
         self,

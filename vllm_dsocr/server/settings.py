@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 PREFIX = "DSOCR_"
+LOG_FORMATS = ("text", "json")
 _MIB = 1 << 20
 _LEAST = 1e-9  # above 0; where 0 is the default it means something
 
@@ -29,6 +30,10 @@ class Settings:
     storage: str = _setting("", "fsspec URL for files and results, such as s3://bucket; data")
     api_keys: tuple[str, ...] = _setting((), "keys that are let in; none lets everybody in")
     model_name: str = _setting("", "name answers give the model; the engine's own")
+    model_aliases: tuple[str, ...] = _setting(
+        ("mistral-ocr*", "*deepseek-ocr*"),
+        "other names requests may give it; * stands for any text",
+    )
     dpi: float = _setting(144.0, "resolution at which PDF pages are drawn")
     max_file_bytes: int = _setting(100 * _MIB, "largest upload")
     max_incoming_bytes: int = _setting(2048 * _MIB, "bodies of all requests at a time; then 429")
@@ -49,10 +54,13 @@ class Settings:
     private_hosts: tuple[str, ...] = _setting((), "of them, those that may be private addresses")
     webhook_hosts: tuple[str, ...] = _setting((), "hosts that may be told of finished jobs")
     webhook_secret: str = _setting("", "signs what they are told")
+    log_format: str = _setting("text", "json: a JSON object a line, with request ids")
     lease_seconds: float = _setting(30.0, "after this a job of a server that died is taken over")
     drain_seconds: float = _setting(30.0, "how long SIGTERM waits for what is being read")
 
     def __post_init__(self) -> None:
+        if self.log_format not in LOG_FORMATS:
+            raise ValueError(f"log_format is one of {', '.join(LOG_FORMATS)}")
         for item in fields(self):
             value = getattr(self, item.name)
             if not isinstance(value, (int, float)):

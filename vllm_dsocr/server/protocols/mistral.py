@@ -119,7 +119,7 @@ class OcrRequest(BaseModel):
     def read_settings(self, service: Service) -> ReadSettings:
         """How its pages are read, and so under which keys they are found."""
         confidence = self.confidence_scores_granularity is not None
-        return service.read_settings(self.task, self.mode, self.max_tokens, confidence)
+        return service.read_settings(self.task, self.mode, self.max_tokens, confidence, self.model)
 
     def wanted(self) -> list[int] | None:
         """Page numbers from 1, ascending, each once. Raises ApiError."""
@@ -212,15 +212,18 @@ async def answer_document(
 
     settings = body.read_settings(service)
     document = await service.read(file, settings, body.wanted(), on_page)
-    return await asyncio.to_thread(_answer, service, document, body)
+    name = settings.adapter or service.model
+    return await asyncio.to_thread(_answer, service, document, body, name)
 
 
-def _answer(service: Service, document: ReadDocument, body: OcrRequest) -> dict[str, Any]:
+def _answer(
+    service: Service, document: ReadDocument, body: OcrRequest, model: str
+) -> dict[str, Any]:
     options, dpi = body.answer_options(), service.settings.dpi
     pages = [page_answer(page, options, document.figure, dpi) for page in document.pages]
     return {
         "pages": pages,
-        "model": service.model,
+        "model": model,
         "document_annotation": None,
         "usage_info": {
             "pages_processed": len(pages),
@@ -246,7 +249,8 @@ async def _events(
         try:
             document = await service.read(file, settings, body.wanted(), on_page)
             usage = {"pages_processed": len(document.pages), "doc_size_bytes": file.size}
-            await queue.put(("done", {"model": service.model, "usage_info": usage}))
+            name = settings.adapter or service.model
+            await queue.put(("done", {"model": name, "usage_info": usage}))
         except ApiError as error:
             await queue.put(("error", {"message": error.sentence, "status": error.status}))
         except Exception:  # headers are sent: the stream has to say it

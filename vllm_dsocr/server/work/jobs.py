@@ -16,8 +16,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from vllm_dsocr import tracing
 from vllm_dsocr.engine import EngineLost
 from vllm_dsocr.server.errors import ApiError, busy, disk_full, is_disk_full, not_found
+from vllm_dsocr.server.logs import about
 from vllm_dsocr.server.service import Service
 from vllm_dsocr.server.storage.database import ENDED
 from vllm_dsocr.server.storage.tables import Job
@@ -153,6 +155,10 @@ class Jobs:
         self._wake.set()
 
     async def _run_job(self, job: Job) -> None:
+        with about(job=job.id), tracing.span("ocr.job", job=job.id, job_kind=job.kind):
+            await self._run_claimed(job)
+
+    async def _run_claimed(self, job: Job) -> None:
         work = asyncio.create_task(self._work(job))
         renewal = asyncio.create_task(self._keep_lease(job, work))
         try:
@@ -199,6 +205,8 @@ class Jobs:
         await self._tell()
         if ended:
             self._service.metrics.jobs.labels(job.kind, state).inc()
+            facts = {"kind": job.kind, "state": state}
+            logger.info("job %s ended: %s", job.id, error or state, extra={"facts": facts})
             await self._told_after(await self.find(job.owner, job.id))
 
     async def _told_after(self, job: Job) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from vllm_dsocr import tracing
 from vllm_dsocr.document.blocks import Figure, Page
 from vllm_dsocr.document.record import page_from_record, page_record
 from vllm_dsocr.engine import Engine, EngineLost
@@ -160,7 +161,8 @@ class Reading:
             return page_from_record(record)
         async with self._gate.slot(document):
             started = time.monotonic()
-            page = await self._bounded(path, settings, number, key)
+            with tracing.span("ocr.page", page=number, document=stored.sha256):
+                page = await self._bounded(path, settings, number, key)
         self._metrics.count_page(page, time.monotonic() - started)
         return page
 
