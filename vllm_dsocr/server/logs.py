@@ -54,4 +54,5 @@ def write_json(logger: str, level: str) -> None:
     chosen.handlers = [handler]
     chosen.setLevel(level.upper())
     chosen.propagate = False
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every page
+    for client in ("httpx", "httpx2"):  # a line for every page, and more
+        logging.getLogger(client).setLevel(logging.WARNING)
