@@ -178,10 +178,12 @@ class Tally:
         return percentiles("ttft_s", firsts) | percentiles("latency_s", lasts)
 
 
-def percentiles(name: str, values: Sequence[float]) -> dict[str, float]:
+def percentiles(
+    name: str, values: Sequence[float], percents: Sequence[int] = PERCENTILES
+) -> dict[str, float]:
     """The smallest value that so many per cent of the values do not exceed."""
     ranked = sorted(values)
-    ranks = {percent: math.ceil(len(ranked) * percent / 100) for percent in PERCENTILES}
+    ranks = {percent: math.ceil(len(ranked) * percent / 100) for percent in percents}
     return {f"{name}_p{percent}": ranked[rank - 1] for percent, rank in ranks.items()}
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vllm_dsocr.cli import plan_simulation
 from vllm_dsocr.cli.lazy import APP, examples
 from vllm_dsocr.config import MODES
 from vllm_dsocr.page.geometry import plan_tiles
@@ -18,13 +19,18 @@ from vllm_dsocr.plan import decoder_cost
 from vllm_dsocr.plan.bounds import Setup, bound, decoder_bytes
 from vllm_dsocr.plan.gpus import GIB, GPUS, Gpu
 from vllm_dsocr.plan.page_cost import model_bytes, page_cost
+from vllm_dsocr.plan.simulated_costs import costs_from_file, gpu_costs
+from vllm_dsocr.plan.simulation import Costs, Fleet
 from vllm_dsocr.plan.sizes import ModelSizes
 from vllm_dsocr.plan.train_cost import TrainSetup, page_train_cost
 from vllm_dsocr.plan.vision_cost import vision_parameters
 
 MIB = 2**20
+MAX_NUM_SEQS = 256
+FRONT_MS, DRAW_MS = 50.0, 80.0  # an A4 page at 200 dpi, docs/scale.md
 app = typer.Typer(**APP)
 GPU: dict[str, Any] = {"rich_help_panel": "GPU"}
+SIMULATE: dict[str, Any] = {"rich_help_panel": "Simulation"}
 TRAIN: dict[str, Any] = {"rich_help_panel": "Training"}
 
 
@@ -46,6 +52,15 @@ class Work:
     page: Size
     text_tokens: int
     pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """efficiency: share of the GPU's rated speeds.  front, draw: seconds of a page on a core."""
+
+    efficiency: float
+    front: float
+    draw: float
 
 
 def _size(text: str | Size) -> Size:
@@ -75,6 +90,8 @@ def _gpu_name(text: str) -> str:
         "dsocr plan --gpu H100 --price 2.5",
         "dsocr plan --gpu L40S --fp8 --max-num-seqs 512 --mode base",
         "dsocr plan --gpu H100 --tensor-parallel-size 2 --text-tokens 2000",
+        "dsocr plan --simulate --gpu H100 --replicas 8 --api-processes 4 --mode gundam",
+        "dsocr plan --simulate --costs costs.json --rate 2 --replicas 2",
         "dsocr plan --train --mode base --rows 4 --checkpointing --bf16",
     )
 )
@@ -105,6 +122,39 @@ def plan(
     tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs", **GPU)] = 1,
     fp8: Annotated[bool, typer.Option("--fp8", help="--quantization fp8", **GPU)] = False,
     price: Annotated[float | None, typer.Option(help="per hour of one GPU", **GPU)] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="pages through a fleet, event by event", **SIMULATE)
+    ] = False,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="measured seconds, of benchmarks.simulation; else --gpu", **SIMULATE),
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="servers", **SIMULATE)] = 1,
+    api_processes: Annotated[
+        int, typer.Option(min=1, help="--api-server-count of each", **SIMULATE)
+    ] = 1,
+    draw_processes: Annotated[
+        int, typer.Option(min=1, help="of all gateways together", **SIMULATE)
+    ] = 8,
+    pages_per_step: Annotated[
+        int, typer.Option(min=1, help="that an engine encodes in one step", **SIMULATE)
+    ] = 8,
+    rate: Annotated[
+        float | None, typer.Option(help="pages a second; as many as it takes", **SIMULATE)
+    ] = None,
+    clients: Annotated[
+        int | None, typer.Option(min=1, help="that wait for each answer, instead", **SIMULATE)
+    ] = None,
+    arrivals: Annotated[int | None, typer.Option(min=1, help="pages", **SIMULATE)] = None,
+    efficiency: Annotated[
+        float, typer.Option(min=0.01, max=1, help="share of rated speeds", **SIMULATE)
+    ] = 0.4,
+    front_ms: Annotated[
+        float, typer.Option(min=0, help="of an API process, a page", **SIMULATE)
+    ] = FRONT_MS,
+    draw_ms: Annotated[
+        float, typer.Option(min=0, help="of a drawing process, a page", **SIMULATE)
+    ] = DRAW_MS,
     train: Annotated[
         bool, typer.Option("--train", help="a step of training instead, encoder frozen", **TRAIN)
     ] = False,
@@ -129,6 +179,21 @@ def plan(
         card = _gpu(gpu, flops, bandwidth, memory, fp8_flops)
         setup = Setup(max_num_seqs, tensor_parallel_size, fp8)
         work = Work(page, text_tokens, pages)
+        if simulate:
+            host = Host(efficiency, front_ms / 1e3, draw_ms / 1e3)
+            seqs = max_num_seqs or (card.max_num_seqs if card else MAX_NUM_SEQS)
+            fleet = Fleet(replicas, api_processes, seqs, pages_per_step, draw_processes)
+            load = plan_simulation.Load(rate, clients, arrivals, text_tokens)
+            whole = None if price is None else price * tensor_parallel_size * replicas
+            fleets = {
+                name: plan_simulation.simulated(
+                    _costs(costs, sizes, name, work, card, setup, host, seqs), fleet, load, whole
+                )
+                for name in (["measured"] if costs else mode or MODES)
+            }
+            lines = plan_simulation.table(fleets, fleet)
+            print(json.dumps(fleets) if as_json else "\n".join(lines))
+            return 0
         step = TrainSetup(2 if bf16 else 4, rows, checkpointing, not full_logits)
         found = [
             _train_row(sizes, name, work, step)
@@ -144,6 +209,26 @@ def plan(
         result["gpu"] = asdict(card)
     print(json.dumps(result) if as_json else "\n".join(_table(result)))
     return 0
+
+
+def _costs(
+    file: Path | None,
+    sizes: ModelSizes,
+    mode: str,
+    work: Work,
+    gpu: Gpu | None,
+    setup: Setup,
+    host: Host,
+    max_num_seqs: int,
+) -> Costs:
+    if file is not None:
+        return costs_from_file(file)
+    if gpu is None:
+        raise ValueError("--simulate needs --gpu, or --costs with what was measured")
+    tiles = plan_tiles(work.page.width, work.page.height, MODES[mode])
+    cost = page_cost(sizes, tiles, work.text_tokens)
+    speeds = (host.efficiency, host.front, host.draw, max_num_seqs)
+    return gpu_costs(sizes, cost, gpu, setup, *speeds)
 
 
 def _gpu(

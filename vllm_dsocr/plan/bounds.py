@@ -75,6 +75,16 @@ def bound(sizes: ModelSizes, page: PageCost, gpu: Gpu, setup: Setup = Setup()) -
     return Bound(concurrency, 1 / overlapped, 1 / (encoder + prefill + max(arithmetic, memory)))
 
 
+def step_seconds(
+    sizes: ModelSizes, page: PageCost, gpu: Gpu, batch: int, setup: Setup = Setup()
+) -> float:
+    """At least, of one step that writes a token for each of `batch` pages."""
+    together = gpu.times(setup.tensor_parallel_size)
+    speed = together.fp8_flops if setup.fp8 and gpu.fp8_flops else together.flops
+    arithmetic = batch * _step_flops(sizes, page) / speed
+    return max(arithmetic, _step_bytes(sizes, page, setup, batch) / together.bandwidth)
+
+
 def _concurrency(sizes: ModelSizes, page: PageCost, gpu: Gpu, setup: Setup) -> int:
     ranks = setup.tensor_parallel_size
     # Every GPU holds the encoder and its tensors; the decoder and the caches are split.
