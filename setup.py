@@ -74,7 +74,7 @@ setup(
         "pillow>=11.3",
         "numpy>=2.1",
         "filelock>=3.16",
-        "typer>=0.29",
+        "typer>=0.26",
         "rich>=13.9",
         "markdown-it-py>=3",
         "mdit-py-plugins>=0.4.2",

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,6 +58,10 @@ COMMANDS = {
     "eval": ("vllm_dsocr.cli.eval:app", "Hold texts against the truth.", JUDGING),
 }
 
+# What every wrong argument is: typer.TyperException since 0.27, and nameless in 0.26, which is the
+# newest that docling-core takes.
+REFUSAL: type[Exception] = typer.BadParameter.__mro__[2]
+
 app = typer.Typer(**APP)
 
 
@@ -69,18 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_command(LazyCommand(name, *facts))
     try:
         code = command.main(arguments, prog_name="dsocr", standalone_mode=False)
-    except typer.TyperException as error:
+    except REFUSAL as error:
         return _refused(error)
     return code if isinstance(code, int) else 0
 
 
-def _refused(error: typer.TyperException) -> int:
+def _refused(error: Any) -> int:
     """Says what is wrong with the arguments and where help is."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "dsocr"
     sentence = " ".join(error.format_message().split())
     print(f"{command}: {sentence} ({command} --help tells more)", file=sys.stderr)
-    return error.exit_code
+    return int(error.exit_code)
 
 
 def _print_version(wanted: bool) -> None:
