@@ -342,3 +342,66 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     inputs = find_inputs([tmp_path])
     assert [file.name for file in inputs.files] == ["a.png", "scan"]
     assert inputs.passed_over == {".docx": 2, "no suffix": 1, ".txt": 1}
+
+
+@pytest.mark.parametrize("again", ["all", "failed"])
+def test_a_run_that_reads_again_and_dies_leaves_nothing_stale(tmp_path: Path, again: str) -> None:
+    """What the same command makes of it then is what is in the records, old and new."""
+    source, out = image_pdf(tmp_path / "a.pdf", 4), tmp_path / "out"
+    _convert(out, source, engine=_answering("It does not end", "length"), effort=Effort(retries=0))
+    answers = iter(["New words.", "New words."])
+
+    def dying(request: Request) -> Completion:
+        text = next(answers, None)
+        if text is None:
+            raise EngineLost("gone")
+        return Completion(text, "stop", 2)
+
+    with pytest.raises(EngineLost):
+        _convert(out, source, engine=FakeEngine(dying, 1), effort=Effort(again=again))
+    (out / "a.pdf" / "document.html.tmp").write_text("<p>half a")  # as kill -9 leaves it
+    _, engine = _convert(out, source)
+    assert not engine.requests
+    assert _texts(out, "a.pdf") == ["New words."] * 2 + ["It does not end"] * 2
+    assert (out / "a.pdf" / "document.md").read_text("utf-8").count("New words.") == 2
+    assert not list(out.rglob("*.tmp"))
+    before = _tree(out)
+    summaries, _ = _convert(out, source)
+    assert _tree(out) == before
+    assert "unfinished" not in json.loads(before["a.pdf/manifest.json"])
+    assert summaries[0]["statuses"] == {"ok": 2, "truncated": 2}
+
+
+def test_drawn_pages_are_those_of_the_document(tmp_path: Path) -> None:
+    source, out = image_pdf(tmp_path / "a.pdf", 3), tmp_path / "out"
+    _convert(out, source, formats=("layout",))
+    _convert(out, source, formats=("layout",), pages="2")
+    assert [path.name for path in (out / "a.pdf" / "layout").iterdir()] == ["0002.png"]
+
+
+def test_the_schema_knows_every_attempt(tmp_path: Path) -> None:
+    """Blank pages, pages on their sides, and pages that took too long are in the documents."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(__file__).parents[2] / "docs/document.schema.json").read_text())
+    Image.new("RGB", (200, 280), "white").save(tmp_path / "blank.png")
+    page_image(1).save(tmp_path / "a.png")
+
+    async def never(request: Request) -> Completion:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    slow = FakeEngine()
+    slow.complete = never  # type: ignore[method-assign]
+    runs = {
+        "turned": (_answering(""), Effort(auto_rotate=True)),
+        "slow": (slow, Effort(timeout=0.05)),
+    }
+    rungs = set()
+    for name, (engine, effort) in runs.items():
+        out = tmp_path / name
+        _convert(out, tmp_path / "a.png", tmp_path / "blank.png", engine=engine, effort=effort)
+        for path in out.rglob("document.json"):
+            document = json.loads(path.read_text("utf-8"))
+            jsonschema.validate(document, schema)
+            rungs |= {attempt["rung"] for attempt in document["pages"][0]["attempts"]}
+    assert rungs >= {"pixels", "timeout", "rotate-90", "rotate-180", "rotate-270"}

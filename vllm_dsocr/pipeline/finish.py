@@ -66,7 +66,9 @@ def is_unanswered(page: Page) -> bool:
 def finished_pages(folder: DocumentFolder, recipe: Recipe) -> list[dict[str, Any]] | None:
     """The manifest's pages of a document made by this recipe; None if there is work to do."""
     manifest = folder.manifest()
-    if manifest.get("recipe") != recipe.facts() or manifest.get("unanswered"):
+    if manifest.get("recipe") != recipe.facts():
+        return None
+    if manifest.get("unanswered") or manifest.get("unfinished"):
         return None
     formats = recipe.output.formats
     if not set(formats) <= set(manifest.get("formats", ())):
@@ -83,7 +85,7 @@ def finish_document(
     versions: Mapping[str, str],
     password: str | None = None,
 ) -> None:
-    """Writes every format and then the manifest, and removes what is of another recipe."""
+    """Writes every format, removes what is of another recipe, and then writes the manifest."""
     settings, output = recipe.settings, recipe.output
     keys = {number: recipe.page_key(number) for number in numbers}
     reading = ReadOptions(settings.dpi, settings.alpha, password)
@@ -97,14 +99,17 @@ def finish_document(
         options=output.options,
     )
     formats = _formats(folder, recipe)
+    folder.mark_unfinished()
     for name in formats:
-        write_format(FORMATS[name], document, folder.path)
+        files = write_format(FORMATS[name], document, folder.path)
+        if FORMATS[name].is_folder:
+            folder.keep_only(FORMATS[name].file, files)
     facts = {"source": file.identity, "recipe": recipe.facts(), "formats": formats}
     manifest = facts | _manifest(document, recipe)
-    folder.write(MANIFEST, [json_text(manifest, indent=1), "\n"])
     for name in FORMATS.keys() - set(formats):
         folder.remove(FORMATS[name].file)
     folder.forget_others(lambda number, key: key == recipe.page_key(number))
+    folder.write(MANIFEST, [json_text(manifest, indent=1), "\n"])
 
 
 def _formats(folder: DocumentFolder, recipe: Recipe) -> list[str]:

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def write_format(format: Format, document: FinishedDocument, folder: Path) -> None:
-    """Puts the format's files into a folder, each of them at once."""
+def write_format(format: Format, document: FinishedDocument, folder: Path) -> list[str]:
+    """Puts the format's files into a folder, each of them at once; their names below it."""
+    names = []
     for name, pieces in format.files(document):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, pieces)
+        names.append(name)
+    return names
 
 
 class PagePictures:

@@ -7,7 +7,7 @@
       pages/0001.failed.json   the last reading failed; what was read before stays beside it
       images/0001-0.png    its figures
       document.md ...      the finished document in each format that was asked for
-      manifest.json        written when all of that is there
+      manifest.json        written when all of that is there, marked before any of it is replaced
       timings.jsonl        how long pages took; the only file that differs from run to run
       .dsocr.lock          held by the run that writes here
 
@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class DocumentFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._pages = path / "pages"
+        self._marking, self._is_marked = threading.Lock(), False
 
     @property
     def source(self) -> str | None:
@@ -87,6 +89,7 @@ class DocumentFolder:
         if page.status == "failed":
             write_atomic(self._failure_path(page.number), [record])
             return
+        self.mark_unfinished()
         names = set()
         for figure, data in figures:
             names.add(figure_name(figure))
@@ -124,6 +127,12 @@ class DocumentFolder:
         """A finished file of the document."""
         write_atomic(self.path / name, pieces)
 
+    def keep_only(self, name: str, files: Collection[str]) -> None:
+        """Takes away what else lies in a finished folder of files, `name`/..."""
+        for path in (self.path / name).glob("*"):
+            if f"{name}/{path.name}" not in files:
+                path.unlink()
+
     def remove(self, name: str) -> None:
         """Takes a finished file, or folder of files, away."""
         path = self.path / name
@@ -136,6 +145,17 @@ class DocumentFolder:
         """Adds a line to the timings."""
         with (self.path / "timings.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def mark_unfinished(self) -> None:
+        """Notes in a manifest that what it tells of is being replaced: a killed run is then known.
+
+        Threads may do so at a time.
+        """
+        with self._marking:
+            manifest = {} if self._is_marked else self.manifest()
+            if manifest and not manifest.get("unfinished"):
+                self.write(MANIFEST, [json_text(manifest | {"unfinished": True}, indent=1), "\n"])
+            self._is_marked = True
 
     def manifest(self) -> dict[str, Any]:
         """What was written when the document was finished, {} before that."""

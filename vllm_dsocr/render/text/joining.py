@@ -38,19 +38,20 @@ def parts_of(pages: Iterable[Page], furniture: bool = True) -> Iterator[PagePart
 def joined(pages: Iterable[PageParts]) -> Iterator[PageParts]:
     """The pages; the second half of what was cut is with the first, on the page it began on."""
     held: PageParts | None = None
+    empty: list[PageParts] = []  # pages after it with nothing left: what it ends with may go on yet
     for page in pages:
         if held is not None:
             held, page = _join(held, page)
-            if page.parts or held.page.status != "ok" or page.page.status != "ok":
-                yield held
-                held = page
-            else:  # all of it went on from before: the next page may go on yet
-                yield replace(held, parts=held.parts[:-1])
-                held = replace(page, parts=held.parts[-1:])
-        else:
-            held = page
+            if not page.parts and held.page.status == page.page.status == "ok":
+                empty.append(page)
+                continue
+            yield held
+            yield from empty
+            empty = []
+        held = page
     if held is not None:
         yield held
+        yield from empty
 
 
 def _join(first: PageParts, second: PageParts) -> tuple[PageParts, PageParts]:
