@@ -107,8 +107,8 @@ compat: setup  ## the vLLM host's tests on all supported releases; of SOURCES on
 vllm-api: setup  ## WHEEL=FILE: are the vLLM names used here in that release, with fitting signatures?
 	$(BIN)/python tools/check_vllm_api.py $(WHEEL)
 
-bench-gpu: setup  ## what only a GPU can show: encoder, guard, pixels, loss
-	$(BIN)/python -m benchmarks.gpu --report benchmarks/results/gpu.md
+bench-gpu:  ## the day with a GPU, in the Python that has vLLM for CUDA (PYTHON=...); DRY=--dry-run on a CPU
+	$(PYTHON) -m benchmarks.gpu.day $(DRY) --report $(if $(DRY),gpu-dry-run.md,benchmarks/results/gpu.md)
 
 finetune-reader: setup  ## tune the bundled reader to another font, in full and by LoRA
 	$(BIN)/python -m benchmarks.finetune_reader

@@ -15,7 +15,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -29,6 +29,7 @@ from benchmarks.machine import headline, machine
 from benchmarks.peer import SIDES, Side, answer_questions, peer_model
 from vllm_dsocr.config import VisionSizes
 from vllm_dsocr.encoder.assembly import PageViews, build_vision_tower, embed_pages, normalise
+from vllm_dsocr.encoder.positions import keep_constants
 from vllm_dsocr.plan.vision_cost import view_flops
 
 ROWS, COLS = 3, 2
@@ -51,7 +52,7 @@ def pages(count: int) -> list[PageViews]:
 
 def normalised(page: PageViews) -> PageViews:
     """As vLLM's own API server sends it."""
-    like = torch.zeros(1, dtype=torch.bfloat16)
+    like = torch.zeros(1, dtype=torch.bfloat16, device=page.global_view.device)
     pair = normalise(page.global_view, like), normalise(page.tiles, like)
     return PageViews(*pair, page.rows, page.cols)
 
@@ -69,14 +70,25 @@ def tower_like_the_checkpoint() -> nn.Module:
     return tower.to(torch.bfloat16).requires_grad_(False).eval()
 
 
-def our_encoder() -> Encoder:
-    tower = tower_like_the_checkpoint()
+def our_encoder(device: str | torch.device = "cpu", sides: Sequence[int] = ()) -> Encoder:
+    """sides: of views for which the attention is chosen by measurement."""
+    tower = tower_like_the_checkpoint().to(device)
+    if sides:
+        from vllm_dsocr.plugin.encoder.attention import choose, register_forms
+
+        register_forms()
+        choose(tower.sam_model.forms, VisionSizes().sam, sides, tower.image_newline)
+        keep_constants(tower)
     return lambda views: embed_pages(tower, views)
 
 
-def their_encoder() -> Encoder:
+def on_device(views: list[PageViews], device: torch.device) -> list[PageViews]:
+    return [PageViews(v.global_view.to(device), v.tiles.to(device), v.rows, v.cols) for v in views]
+
+
+def their_encoder(device: str | torch.device = "cpu") -> Encoder:
     """vLLM's towers and its method that puts them together, with our weights."""
-    ours, model = tower_like_the_checkpoint(), peer_model()
+    ours, model = tower_like_the_checkpoint().to(device), peer_model()
     theirs = model.__new__(model)  # without the decoder
     nn.Module.__init__(theirs)
     theirs.sam_model, theirs.vision_model = _their_towers(ours)
@@ -118,6 +130,7 @@ def _their_towers(ours: nn.Module) -> tuple[nn.Module, nn.Module]:
         towers = deepencoder.build_sam_vit_b(), deepencoder.DeepCLIPVisionTransformer(clip)
         for tower, own in zip(towers, (ours.sam_model, ours.vision_model), strict=True):
             tower.load_state_dict(own.state_dict(), strict=False)
+            tower.to(ours.image_newline.device)
             tower.requires_grad_(False)
             for module in tower.modules():
                 if method := getattr(module, "quant_method", None):

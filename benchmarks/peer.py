@@ -78,6 +78,11 @@ def register(side: str) -> None:
         ModelRegistry.register_model(ARCHITECTURE, peer_model())
 
 
+def register_peer() -> None:
+    """For an entry point of group `vllm.general_plugins`: vLLM's own in all of its processes."""
+    register("peer")
+
+
 def peer_model() -> type[torch.nn.Module]:
     """vLLM's own model class, whose processor finds its transforms.
 

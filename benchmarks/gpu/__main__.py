@@ -19,18 +19,20 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu import attention, encoder, engine, guard, loss, pixels, report
+from benchmarks.gpu import attention, encoder, engine, guard, intree, loss, parity, pixels, report
 from benchmarks.gpu.bench import Bench, Row
 from benchmarks.machine import headline, machine
 
 # In this order: what could leave a device in a bad state comes last.
 PARTS = {
+    "parity": parity.run,
     "pixels": pixels.run,
     "guard": guard.run,
     "engine": engine.run,
     "loss": loss.run,
     "attention": attention.run,
     "encoder": encoder.run,
+    "intree": intree.run,
 }
 
 

@@ -9,6 +9,7 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,10 @@ import torch
 from vllm_dsocr.encoder.attention import FORMS, Forms, Grid, attend, fused, pieces
 from vllm_dsocr.encoder.attention.forms import TRAINING
 from vllm_dsocr.encoder.attention.grid import distances, relative_table
+from vllm_dsocr.plan.vision_cost import kernel_flops
 
+MULTIPLIED: list[int] = []  # products of numbers, by Triton's interpreter
+PLANNED = "fused-64"  # the launch that the cost model is of
 HALF = {torch.bfloat16: 0.02, torch.float16: 0.003}  # relative rms
 # Views, side, window, heads, size of a head: windows that end at the edge and beyond it, by one
 # patch and by all but one; the window, the side and the head no multiples of what a kernel takes.
@@ -26,13 +30,16 @@ SHAPES = [
     (1, 8, 0, 2, 64),
     (2, 5, 0, 1, 8),
     (1, 12, 0, 1, 32),
-    (1, 18, 0, 2, 64),
+    (1, 18, 0, 1, 64),
     (2, 8, 4, 2, 16),
     (2, 9, 8, 1, 64),
-    (1, 15, 14, 2, 64),
+    (1, 15, 14, 1, 64),
     (1, 13, 7, 1, 48),
-    (1, 27, 14, 1, 64),
 ]
+
+
+# Which of them in the interpreter also in half precision.
+UNLIKE = {"fused-64": (SHAPES[0], SHAPES[5]), "fused-128": (SHAPES[5],)}
 
 
 def random_grid(
@@ -85,16 +92,26 @@ def on(device: str, grid: Grid) -> Grid:
     return Grid(*parts, grid.heads, grid.window)
 
 
+def runs(everything: bool) -> Iterator[tuple[tuple[int, ...], torch.dtype, str]]:
+    """Shape, dtype, launch; of each the slow interpreter takes what is unlike the rest."""
+    for shape in SHAPES:
+        for dtype in (torch.float32, *HALF):
+            for launch in fused.LAUNCHES:
+                usual = dtype == torch.float32 and launch == PLANNED
+                if everything or usual or shape in UNLIKE[launch]:
+                    yield shape, dtype, launch
+
+
 def check_kernels(device: str = "cpu") -> None:
     """Raises AssertionError at the first difference."""
-    for shape in SHAPES:
-        for dtype, allowed in {torch.float32: 1e-5, **HALF}.items():
-            grid = random_grid(*shape, dtype)
-            want = by_definition(grid)
-            there = on(device, grid)
-            for launch in fused.LAUNCHES:
-                error = relative_rms(fused.fused(there, launch).cpu(), want)
-                assert error <= allowed, (shape, dtype, launch, error)
+    allowed = {torch.float32: 1e-5, **HALF}
+    for shape, dtype, launch in runs(device != "cpu"):
+        MULTIPLIED.clear()
+        grid = random_grid(*shape, dtype)
+        error = relative_rms(fused.fused(on(device, grid), launch).cpu(), by_definition(grid))
+        assert error <= allowed[dtype], (shape, dtype, launch, error)
+        if MULTIPLIED and launch == PLANNED and shape[0] == 1:
+            assert 2 * sum(MULTIPLIED) == kernel_flops(*shape[1:]), shape
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -193,6 +210,7 @@ def mend_interpreter() -> None:
         return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
 
     def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        MULTIPLIED.append(a.data.size * b.data.shape[-1])
         return multiply(self, widened(a), widened(b), *others)
 
     builder.create_dot = create_dot

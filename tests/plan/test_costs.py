@@ -58,14 +58,11 @@ def test_views_of_the_published_towers(side, without_bias):
     assert view_flops(VisionSizes(), side) == pytest.approx(flops, rel=CLOSE)
 
 
-def test_what_is_executed_with_positions_as_channels():
-    with torch.device("meta"):
-        tower = nn.Module()
-        build_vision_tower(tower, VisionSizes(), Forms("channels"))
-        views = torch.zeros(1, 3, 640, 640)
-    flops = counted(lambda: encode_views(tower, views))
-    assert executed_flops(VisionSizes(), 640) == pytest.approx(flops, rel=CLOSE)
-    assert executed_flops(VisionSizes(), 640) > 1.1 * view_flops(VisionSizes(), 640)
+@pytest.mark.parametrize("side", [640, 1024])
+def test_kernels_execute_little_more_than_is_needed(side):
+    """What they multiply exactly is counted in Triton's interpreter, tests/encoder."""
+    needed, executed = (f(VisionSizes(), side) for f in (view_flops, executed_flops))
+    assert needed < executed < 1.05 * needed
 
 
 def test_a_page_with_tiles_on_the_tiny_towers(sizes, model, without_bias):

@@ -313,7 +313,7 @@ _COLUMNS: dict[str, tuple[str, float, str]] = {
     "logits": ("logits GiB", GIB, ".2f"),
     "peak": ("peak GiB", GIB, ".2f"),
     "vision": ("vision TFLOP", 1e12, ".3f"),
-    "vision_executed": ("as channels", 1e12, ".3f"),
+    "vision_executed": ("executed", 1e12, ".3f"),
     "prefill": ("prefill", 1e12, ".3f"),
     "decode": ("decode", 1e12, ".3f"),
     "cache_bytes": ("KV MiB", MIB, ".1f"),

@@ -1,9 +1,10 @@
-"""`dsocr tune`: every form of the encoder's attention on the device at hand, right and timed.
+"""`dsocr tune`: the encoder's attention and the experts' block sizes, measured on this device.
 
-    sides of views, device, dtype -> a table of forms, and the fastest by shape; --json FILE as data
+    sides of views, device, dtype -> a table of attention forms; --json FILE as data
+    the experts on a GPU -> vLLM's file of tuned block sizes, in a folder where serving finds it
 
-A server measures the same at its start by itself; this shows what it will find, and what to name
-in `--additional-config '{"dsocr_attention": "..."}'` to spare it the seconds.
+A server chooses its attention at start by itself; the first table shows what it will find, and what
+to name in `--additional-config '{"dsocr": {"attention": "..."}}'` to spare it the seconds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import typer
 from vllm_dsocr.cli.lazy import APP, examples
 
 if TYPE_CHECKING:
+    import torch
+
     from vllm_dsocr.encoder.attention.choice import Trial
 
 EXIT_NO_DEVICE = 2
@@ -43,12 +46,24 @@ def tune(
     dtype: Annotated[str, typer.Option(help=f"one of {', '.join(DTYPES)}", callback=_dtype)] = (
         DTYPES[0]
     ),
-    seconds: Annotated[float, typer.Option(help="for all of it", min=0)] = 60.0,
+    seconds: Annotated[float, typer.Option(help="for the attention", min=0)] = 60.0,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="write what was measured there")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="write the attention's times there"),
+    ] = None,
+    experts: Annotated[
+        bool, typer.Option(help="tune the experts too; needs a GPU and vLLM")
+    ] = True,
+    experts_seconds: Annotated[float, typer.Option(help="for the experts", min=0)] = 600.0,
+    tensor_parallel_size: Annotated[
+        int, typer.Option(help="ranks that the experts are cut for", min=1)
+    ] = 1,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="for the experts' file; default: where serving looks, in the cache"),
     ] = None,
 ) -> int:
-    """Time every form of the vision encoder's attention, and hold each against the definition."""
+    """Time the vision encoder's attention, and tune vLLM's kernel for the experts."""
     import torch
 
     from vllm_dsocr.config import SamSizes
@@ -66,7 +81,33 @@ def tune(
     print("\n".join(_lines(trials, chosen)))
     if json_file:
         json_file.write_text(json.dumps([asdict(trial) for trial in trials]), encoding="utf-8")
+    if experts:
+        _tune_experts(place, getattr(torch, dtype), experts_seconds, tensor_parallel_size, folder)
     return 0
+
+
+def _tune_experts(
+    place: torch.device, dtype: torch.dtype, seconds: float, ranks: int, folder: Path | None
+) -> None:
+    if place.type != "cuda":
+        print("\nexperts: not tuned, their kernel needs a GPU")
+        return
+    try:
+        from vllm_dsocr.plugin.setup.tuned import tuned_folder
+        from vllm_dsocr.plugin.tuning.experts import Experts, OnDevice, tune, write
+    except ImportError as error:
+        print(f"\nexperts: not tuned, {error}")
+        return
+    import torch
+
+    torch.cuda.set_device(place)
+    sizes, done = Experts.published(ranks), []
+    print(f"\n{'tokens per step':<22}{'before':>12}{'after':>12}")
+    for each in tune(sizes, OnDevice(sizes, dtype), seconds):
+        done.append(each)
+        before, after = (f"{s * 1e6:.1f} us" for s in (each.before, each.after))
+        print(f"{each.tokens:<22}{before:>12}{after:>12}", flush=True)
+    print(f"written: {write(done, sizes, folder or tuned_folder())}")
 
 
 def _vllms_forms() -> None:

@@ -19,7 +19,7 @@ PROMPT_TOKENS = 12  # BOS and the words of the usual prompts
 class PageCost:
     """vision, prefill, decode: FLOPs needed.  cache_bytes: of the KV cache of the complete text.
 
-    vision_executed: of an encoder that has relative positions as channels, see vision_cost.
+    vision_executed: what the encoder's kernels multiply for it on a GPU, see vision_cost.
 
     vision_bytes: of the encoder's tensors at their peak, for all pages it takes in one step.
     activation_bytes: the same, or an estimate of the prefill's where that is more.

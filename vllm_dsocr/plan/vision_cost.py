@@ -1,9 +1,9 @@
 """Sizes of the vision part and the side of a view -> FLOPs and parameters.
 
 FLOPs are those of matrix products and convolutions, two per multiplication and addition, as torch
-counts them. What is needed counts relative positions as what they are; what is executed where a
-fused kernel takes no bias has them as further channels of queries, keys and, since such a kernel
-knows one width, values. Knows nothing of pages or of the decoder.
+counts them. What is needed counts relative positions as what they are; what is executed is what the
+encoder's Triton kernels multiply: whole blocks of queries and squares of keys, and positions by a
+narrow product with ones and zeros. Knows nothing of pages or of the decoder.
 """
 
 from __future__ import annotations
@@ -15,21 +15,38 @@ from vllm_dsocr.page.geometry import grid_side
 
 MLP_RATIO = 4  # of both towers
 CHANNELS = 3
+# What the encoder's kernels take at a time; a test holds them together.
+QUERIES, TILE, DISTANCES = 64, 8, 32
 
 
 def executed_flops(sizes: VisionSizes, side: int) -> int:
-    """`view_flops` with relative positions as further channels."""
-    grid = side // PATCH_SIZE
+    """`view_flops` with SAM's attention as the kernels execute it."""
+    sam, grid = sizes.sam, side // PATCH_SIZE
+    dim = sam.width // sam.heads
     return view_flops(sizes, side) + sum(
-        _channel_flops(sizes.sam, grid, window) for window in _windows(sizes.sam)
+        kernel_flops(grid, window, sam.heads, dim) - _attending_flops(sam, grid, window)
+        for window in _windows(sam)
     )
 
 
-def _channel_flops(sizes: SamSizes, grid: int, window: int) -> int:
-    """Of two products over so many channels more for each row and column of the window."""
+def kernel_flops(grid: int, window: int, heads: int, dim: int) -> int:
+    """Of both kernels for one view of grid x grid patches; window: 0 for all of them together."""
     window = window or grid
-    num_windows = ceil(grid / window) ** 2
-    return num_windows * _attention_flops(window**2, sizes.heads * 2 * window)
+    dim = max(16, 1 << (dim - 1).bit_length())
+    starts = range(0, grid, window)
+    inside = [
+        min(window, grid - top) * min(window, grid - left) for top in starts for left in starts
+    ]
+    queries = sum(_whole(count, QUERIES) for count in inside)
+    keys = _whole(window, TILE) ** 2
+    attention = queries * keys * (2 * dim + 2 * TILE)  # q.k, weights.v, positions.onehot
+    positions = _whole(grid**2, QUERIES) * 2 * _whole(2 * window - 1, DISTANCES) * dim
+    return 2 * heads * (attention + positions)
+
+
+def _whole(count: int, block: int) -> int:
+    """Rounded up."""
+    return ceil(count / block) * block
 
 
 def _windows(sizes: SamSizes) -> list[int]:
@@ -55,13 +72,18 @@ def sam_flops(sizes: SamSizes, side: int) -> int:
 
 
 def _sam_block_flops(sizes: SamSizes, grid: int, window: int) -> int:
-    width, window = sizes.width, window or grid
+    width = sizes.width
+    maps = 8 * grid**2 * width**2 + _mlp_flops(grid**2, width)
+    return maps + _attending_flops(sizes, grid, window)
+
+
+def _attending_flops(sizes: SamSizes, grid: int, window: int) -> int:
+    """Scores of positions, and attention."""
+    window = window or grid
     num_windows = ceil(grid / window) ** 2
     tokens = num_windows * window**2  # windows at the edge are padded, once projected
-    attention = num_windows * _attention_flops(window**2, width)
-    relative = 4 * tokens * window * width
-    maps = 8 * grid**2 * width**2 + _mlp_flops(grid**2, width)
-    return maps + attention + relative
+    attention = num_windows * _attention_flops(window**2, sizes.width)
+    return attention + 4 * tokens * window * sizes.width
 
 
 def _neck_flops(sizes: SamSizes, grid: int) -> int:

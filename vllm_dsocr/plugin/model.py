@@ -41,6 +41,7 @@ from vllm_dsocr.encoder.positions import keep_constants
 from vllm_dsocr.encoder.sam import SamVit
 from vllm_dsocr.plugin.encoder import attention
 from vllm_dsocr.plugin.encoder.graphs import EncoderGraphs
+from vllm_dsocr.plugin.encoder.quantised import quantise
 from vllm_dsocr.plugin.encoder.shards import encode_sharded
 from vllm_dsocr.plugin.inputs.processing import (
     DeepseekOCRDummyInputsBuilder,
@@ -91,6 +92,7 @@ class DeepseekOCRForCausalLM(
             wanted = attention.wanted(vllm_config)
             forms = Forms(wanted.form)
             build_vision_tower(self, sizes, forms, wanted.plain)
+            quantise(self, vllm_config, prefix)
         with self._mark_language_model(vllm_config):
             self.language_model = init_vllm_registered_model(
                 vllm_config=decoder_config(vllm_config),

@@ -48,6 +48,7 @@ GOOD = Served(
     limits="",
     caches="",
     attention="",
+    quantised="nothing",
     data_parallel_size=1,
 )
 

@@ -33,25 +33,25 @@ def forms() -> Iterator[dict[str, Form]]:
     FORMS.update(before)
 
 
-def config(backend: str | None = None, **additional: object) -> Any:
+def config(backend: str | None = None, **switches: object) -> Any:
     named = AttentionBackendEnum[backend] if backend else None
     multimodal = SimpleNamespace(mm_encoder_attn_backend=named)
     model = SimpleNamespace(multimodal_config=multimodal)
-    return SimpleNamespace(model_config=model, additional_config=additional)
+    return SimpleNamespace(model_config=model, additional_config={"dsocr": switches})
 
 
 @pytest.mark.parametrize(
-    "backend, additional, form",
+    "backend, switches, form",
     [
         (None, {}, AUTO),
         ("TORCH_SDPA", {}, "channels"),
         ("TRITON_ATTN", {}, "fused-128"),
-        (None, {"dsocr_attention": "mask"}, "mask"),
-        ("TORCH_SDPA", {"dsocr_attention": "vllm"}, "vllm"),
+        (None, {"attention": "mask"}, "mask"),
+        ("TORCH_SDPA", {"attention": "vllm"}, "vllm"),
     ],
 )
-def test_flags_name_the_form(backend: str | None, additional: dict[str, str], form: str) -> None:
-    assert attention.wanted(config(backend, **additional)).form == form
+def test_flags_name_the_form(backend: str | None, switches: dict[str, str], form: str) -> None:
+    assert attention.wanted(config(backend, **switches)).form == form
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_flags_name_the_form(backend: str | None, additional: dict[str, str], fo
         (config("FLASHINFER"), "FLASHINFER is none .* TORCH_SDPA, TRITON_ATTN"),
         (config("FLASH_ATTN"), "FLASH_ATTN needs a GPU"),
         (
-            config(None, dsocr_attention="fastest"),
-            "must be one of auto, .*fused-64.*, got 'fastest'",
+            config(None, attention="fastest"),
+            "dsocr.attention must be one of auto, .*fused-64.*, got 'fastest'",
         ),
     ],
 )

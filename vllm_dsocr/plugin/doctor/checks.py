@@ -76,9 +76,8 @@ def moe_is_tuned(facts: Environment) -> Problems:
     if facts.untuned_moe:
         yield Problem(
             f"vLLM has no tuned MoE kernels for this GPU ({facts.untuned_moe}), so its Triton "
-            "kernel runs the experts with default block sizes; make the file with vLLM's "
-            "benchmarks/kernels/benchmark_moe.py --tune --save-dir DIR and serve with "
-            "VLLM_TUNED_CONFIG_FOLDER=DIR (docs/performance.md).",
+            "kernel runs the experts with default block sizes; `dsocr tune` makes the file where "
+            "serving finds it (docs/performance.md).",
             fatal=False,
         )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_dsocr.plan.sizes import DecoderSizes
+from vllm_dsocr.plugin.setup.tuned import use_tuned_folder
 
 PLUGIN_GROUP = "vllm.general_plugins"
 
@@ -86,6 +87,7 @@ def _untuned_here() -> str | None:
     try:
         from vllm.platforms import current_platform
 
+        use_tuned_folder()
         return untuned_moe(DecoderSizes()) if current_platform.is_cuda_alike() else None
     except Exception:  # whatever a broken build throws; other checks name what is broken
         return None
@@ -94,7 +96,8 @@ def _untuned_here() -> str | None:
 def untuned_moe(sizes: DecoderSizes) -> str | None:
     """Name of the file vLLM looks for on this device for these experts, in bf16 on one GPU.
 
-    None where it finds one: among its own, or in VLLM_TUNED_CONFIG_FOLDER.
+    None where it finds one: among its own, in VLLM_TUNED_CONFIG_FOLDER, or where `dsocr tune`
+    leaves it.
     """
     from vllm.model_executor.layers.fused_moe.fused_moe import get_config_file_name, get_moe_configs
 

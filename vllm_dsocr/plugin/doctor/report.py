@@ -53,6 +53,7 @@ def model_lines(facts: Served) -> list[tuple[str, str]]:
         ("limits", facts.limits),
         ("caches", facts.caches),
         ("attention", facts.attention),
+        ("quantised", facts.quantised),
     ]
 
 

@@ -34,6 +34,7 @@ class Served:
     limits: str
     caches: str
     attention: str
+    quantised: str
     data_parallel_size: int
 
 
@@ -60,6 +61,7 @@ def served(model: str, flags: Sequence[str]) -> Served:
         limits=_limits(config),
         caches=_caches(config),
         attention=_attention(config),
+        quantised=_quantised(config),
         data_parallel_size=config.parallel_config.data_parallel_size,
     )
 
@@ -185,8 +187,23 @@ def _caches(config: VllmConfig) -> str:
 def _attention(config: VllmConfig) -> str:
     backend = config.attention_config.backend
     decoder = backend.name if backend else "chosen by vLLM at start"
-    multimodal = config.model_config.multimodal_config
-    named = multimodal.mm_encoder_attn_backend if multimodal else None
-    encoder = named.name if named else "as the device wants it"
+    encoder = "none"
+    if config.model_config.is_multimodal_model:
+        from vllm_dsocr.plugin.encoder.attention import in_force
+
+        encoder = (
+            in_force(config) if ARCHITECTURE in config.model_config.architectures else "its own"
+        )
     place = f"{config.model_config.dtype} on {config.device_config.device}"
     return f"decoder {decoder}; encoder {encoder}; {place}"
+
+
+def _quantised(config: VllmConfig) -> str:
+    from vllm_dsocr.plugin.setup.switches import switches
+
+    method = config.model_config.quantization
+    if method is None:
+        return "nothing"
+    with_encoder = switches(config.additional_config).quantize_encoder
+    parts = "decoder and vision encoder" if with_encoder else "decoder"
+    return f"{parts}, {method}"

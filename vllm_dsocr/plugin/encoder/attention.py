@@ -1,6 +1,6 @@
 """Which attention the vision encoder takes under vLLM: what a flag says, else what was measured.
 
-    --mm-encoder-attn-backend, additional_config["dsocr_attention"] -> form and kernel, or AUTO
+    --mm-encoder-attn-backend, the switch `attention` -> form and kernel, or AUTO
     AUTO -> every form tried at start -> by shape the fastest that is right
 
 Measuring happens once, when the model is made and before vLLM profiles its memory; rank 0 decides
@@ -26,10 +26,10 @@ from vllm_dsocr.encoder.attention.channels import as_channels
 from vllm_dsocr.encoder.attention.choice import Trial, fastest, try_forms
 from vllm_dsocr.encoder.attention.forms import by_head
 from vllm_dsocr.encoder.attention.fused import HALF
+from vllm_dsocr.plugin.setup.switches import SECTION, switches
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM shows its own loggers only
 
-OPTION = "dsocr_attention"  # key of --additional-config
 MOST_FLASH_DIM = 256
 
 
@@ -51,7 +51,8 @@ BACKENDS = {
 
 def wanted(vllm_config: VllmConfig) -> Attention:
     """What the flags ask for. Raises ValueError for names that mean nothing here."""
-    named = vllm_config.model_config.multimodal_config.mm_encoder_attn_backend
+    multimodal = vllm_config.model_config.multimodal_config
+    named = multimodal.mm_encoder_attn_backend if multimodal else None
     name = None if named is None else named.name
     if name not in BACKENDS:
         known = ", ".join(sorted(key for key in BACKENDS if key))
@@ -61,11 +62,13 @@ def wanted(vllm_config: VllmConfig) -> Attention:
         )
     if name == "FLASH_ATTN" and not current_platform.is_cuda_alike():
         raise ValueError("--mm-encoder-attn-backend FLASH_ATTN needs a GPU")
-    form = (vllm_config.additional_config or {}).get(OPTION, BACKENDS[name].form)
+    form = switches(vllm_config.additional_config).attention or BACKENDS[name].form
     register_forms()
     if form != AUTO and form not in FORMS:
         known = ", ".join((AUTO, *FORMS))
-        raise ValueError(f"additional_config {OPTION!r} must be one of {known}, got {form!r}")
+        raise ValueError(
+            f"additional_config: {SECTION}.attention must be one of {known}, got {form!r}"
+        )
     return Attention(form, BACKENDS[name].plain)
 
 

@@ -27,6 +27,7 @@ from vllm_dsocr.plugin.setup.compat import range_problem
 from vllm_dsocr.plugin.setup.cpu import set_cpu_defaults
 from vllm_dsocr.plugin.setup.page_limits import set_page_limits
 from vllm_dsocr.plugin.setup.switches import switches
+from vllm_dsocr.plugin.setup.tuned import use_tuned_folder
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM shows its own loggers only
 
@@ -65,6 +66,8 @@ class DeepseekOCRDefaults(VerifyAndUpdateConfig):
         if model_config.tokenizer_mode == "auto":
             model_config.tokenizer_mode = TOKENIZER_MODE
         model_config.override_generation_config = generation_overrides(model_config)
+        check_encoder(vllm_config)
+        use_tuned_folder()
         wanted = switches(vllm_config.additional_config)
         processor = PROCESSORS.get((wanted.guard, wanted.loop_detection))
         if processor and (refusal := guard_refusal(vllm_config)):
@@ -75,6 +78,14 @@ class DeepseekOCRDefaults(VerifyAndUpdateConfig):
         fit_adapters(vllm_config)
         if current_platform.is_cpu():
             set_cpu_defaults(vllm_config)
+
+
+def check_encoder(vllm_config: VllmConfig) -> None:
+    """Raises ValueError for flags about the encoder that no engine should be started with."""
+    from vllm_dsocr.plugin.encoder import attention, quantised  # as dear as the model's own module
+
+    attention.wanted(vllm_config)
+    quantised.check_quantisation(vllm_config)
 
 
 def generation_overrides(model_config: ModelConfig) -> dict[str, object]:

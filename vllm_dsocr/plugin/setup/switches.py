@@ -1,9 +1,11 @@
-"""`--additional-config '{"dsocr": {...}}'` -> what a server leaves out of the defaults.
+"""`--additional-config '{"dsocr": {...}}'` -> what a server leaves out of the defaults, or adds.
 
     guard             the ban of repeated n-grams, on unless false
     loop_detection    ending answers that go in circles, on as the guard is
     request_modes     planning memory for every mode, not the server's alone; unless stated, as the
                       command line lets requests choose
+    attention         form of the vision encoder's attention; measured at start unless named
+    quantize_encoder  linear layers of the encoder are quantised as `--quantization` says
 
 vLLM hands this option to plugins as it is. Knows nothing of what the switches do.
 """
@@ -26,10 +28,15 @@ class Switches:
     guard: bool = True
     loop_detection: bool = True
     request_modes: bool | None = None
+    attention: str | None = None
+    quantize_encoder: bool = False
+
+
+NAMES = ("attention",)  # the switches that name something
 
 
 def switches(additional_config: Any) -> Switches:
-    """Raises OptionError naming the switch that does not exist or is neither true nor false."""
+    """Raises OptionError naming the switch that does not exist or has a value of another kind."""
     stated = additional_config.get(SECTION, {}) if isinstance(additional_config, Mapping) else {}
     if not isinstance(stated, Mapping):
         raise OptionError(f"additional_config: {SECTION} must be an object, got {stated!r}")
@@ -40,9 +47,7 @@ def switches(additional_config: Any) -> Switches:
                 f"additional_config: unknown {SECTION} switch {name!r}; "
                 f"there are {', '.join(known)}"
             )
-        if not isinstance(value, bool):
-            raise OptionError(
-                f"additional_config: {SECTION}.{name} must be true or false, got {value!r}"
-            )
-    guard = stated.get("guard", True)
-    return Switches(guard, stated.get("loop_detection", guard), stated.get("request_modes"))
+        kind, said = (str, "a name") if name in NAMES else (bool, "true or false")
+        if not isinstance(value, kind):
+            raise OptionError(f"additional_config: {SECTION}.{name} must be {said}, got {value!r}")
+    return Switches(**{"loop_detection": stated.get("guard", True), **stated})

@@ -1,0 +1,76 @@
+"""The day with a GPU, on a CPU: every step runs, and one that fails or hangs stops no other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import day
+from benchmarks.gpu.day import Outcome, Step, report, run, steps
+
+ROOT = Path(__file__).parents[2]
+SPEAKS = Step("speaks", ("-c", 'print("a line"); print(\'{"clients": {}}\')'), 30)
+FAILS = Step("fails", ("-c", "raise SystemExit('no room')"), 30)
+HANGS = Step(
+    "hangs", ("-c", "print('begun', flush=True)\nwhile True: __import__('time').sleep(1)"), 1
+)
+FINDS = Step("finds", ("-c", "import os; print(os.environ['VLLM_TUNED_CONFIG_FOLDER'])"), 30, True)
+
+
+def test_a_step_that_fails_or_hangs_stops_no_other(tmp_path: Path) -> None:
+    told: list[Outcome] = []
+    outcomes = run([HANGS, FAILS, SPEAKS, FINDS], tmp_path, minutes=5, tell=told.append)
+    assert told == outcomes
+    assert [o.status for o in outcomes] == ["ended after 1 s", "wrong: exit status 1", "ok", "ok"]
+    hung, failed, spoke, found = outcomes
+    assert "begun" in hung.text and "no room" in failed.text
+    assert spoke.result == {"clients": {}} and found.text.strip() == str(tmp_path)
+    text = report(outcomes, "a machine")
+    assert "| hangs | ended after 1 s |" in text and "## speaks" in text and "no room" in text
+
+
+def test_when_the_time_is_up_the_rest_is_a_line(tmp_path: Path) -> None:
+    (outcome,) = run([SPEAKS], tmp_path, minutes=0, tell=lambda outcome: None)
+    assert outcome.status == "no time left"
+
+
+def test_every_step_there_is_has_a_dry_run(tmp_path: Path) -> None:
+    real, dry = ([step.name for step in steps(dry, tmp_path)] for dry in (False, True))
+    assert real == dry
+    assert {"parity", "attention", "encoder", "intree", "guard", "tune"} <= set(real)
+    assert sum(name.startswith("server, ") for name in real) == 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_it_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        day.main([])
+    assert "no CUDA device here" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # every step, six servers among them
+@pytest.mark.timeout(1800)
+def test_a_dry_run_is_the_whole_day(tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    file = tmp_path / "gpu.md"
+    command = [sys.executable, "-m", "benchmarks.gpu.day", "--dry-run", "--minutes", "30"]
+    done = subprocess.run(
+        [*command, "--report", str(file)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])["steps"]
+    assert {name: step["status"] for name, step in found.items()} == dict.fromkeys(found, "ok")
+    for name in (name for name in found if name.startswith("server")):
+        assert all(level["pages_per_s"] > 0 for level in found[name]["clients"].values())
+    assert "| server | clients | pages/s |" in file.read_text()
