@@ -296,6 +296,20 @@ def test_more_pages_than_allowed_are_refused(start):
     refused(ocr(start(max_pages=3), pdf(4)), 413)
 
 
+def test_a_pool_that_could_not_start_a_process_is_replaced(start, monkeypatch):
+    import pebble.pool.process as pool
+
+    running = start()
+
+    def no_process(*_):
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.WorkerManager, "create_workers", no_process)
+        assert ocr(running, png(text="first"), "image/png").status_code == 500
+    works(running)
+
+
 # names, numbers, letters
 
 

@@ -7,10 +7,11 @@ by a process of its own kind, with a bound on time and memory, and is killed whe
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,8 @@ from PIL import Image
 from vllm_dsocr.page.files import is_pdf
 from vllm_dsocr.page.pdf import MAX_PDF_PIXELS, PdfFile
 from vllm_dsocr.page.source import PageError, count_frames, iter_frames
+
+logger = logging.getLogger(__name__)
 
 MAX_PROCESSES = 8
 T = TypeVar("T")
@@ -45,13 +48,10 @@ class Drawing:
     """The pool. `close` ends its processes at once."""
 
     def __init__(self, processes: int, max_bytes: int, seconds: float, max_pixels: int) -> None:
-        self._pool = ProcessPool(
-            max_workers=processes or min(os.cpu_count() or 1, MAX_PROCESSES),
-            max_tasks=1000,  # whatever a decoder leaks goes with its process
-            initializer=_limit_memory,
-            initargs=(max_bytes,),
-            context=multiprocessing.get_context("spawn"),
-        )
+        self._processes = processes or min(os.cpu_count() or 1, MAX_PROCESSES)
+        self._max_bytes = max_bytes
+        self._pool = self._new_pool()
+        self._is_closed = False
         self._seconds = seconds
         self._max_pixels = max_pixels
 
@@ -64,11 +64,35 @@ class Drawing:
         return await self._run(_draw, path, number, dpi, self._max_pixels)
 
     def close(self) -> None:
+        self._is_closed = True
+        self._end()
+
+    def _end(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]  # Pebble annotates results only
         self._pool.join()
 
+    def _new_pool(self) -> ProcessPool:
+        return ProcessPool(
+            max_workers=self._processes,
+            max_tasks=1000,  # whatever a decoder leaks goes with its process
+            initializer=_limit_memory,
+            initargs=(self._max_bytes,),
+            context=multiprocessing.get_context("spawn"),
+        )
+
+    def _schedule(self, function: Callable[..., T], arguments: Sequence[Any]) -> Future[T]:
+        try:
+            return self._pool.schedule(function, args=arguments, timeout=self._seconds)
+        except RuntimeError:  # it could not start a process once, and never tries again
+            if self._is_closed:
+                raise
+            logger.warning("the pool that draws pages has broken down; here is another")
+            self._end()
+            self._pool = self._new_pool()
+            return self._pool.schedule(function, args=arguments, timeout=self._seconds)
+
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        future: Future[T] = self._pool.schedule(function, args=arguments, timeout=self._seconds)
+        future = self._schedule(function, arguments)
         try:
             return await asyncio.wrap_future(future)
         except TimeoutError as error:
