@@ -164,6 +164,45 @@ def test_docling_with_its_own_header(reader):
     assert_words(answer.json()["document"]["md_content"])
 
 
+def test_doclings_own_client_of_docling_serve(reader, tmp_path):
+    service_client = pytest.importorskip("docling.service_client")
+    options = {"url": reader, "api_key": KEY}
+    for watcher in service_client.StatusWatcherKind:
+        with service_client.DoclingServiceClient(status_watcher=watcher, **options) as client:
+            assert client.health().status == "ok"
+            converted = client.convert(source=PAGE)
+            assert converted.status.value == "success"
+            assert_words(converted.document.export_to_markdown().replace("\\", ""))
+    with service_client.DoclingServiceClient(**options) as client:
+        done = list(client.convert_all(source=[PAGE, PAGE], max_concurrency=2))
+        assert [item.status.value for item in done] == ["success", "success"]
+        (tmp_path / "bad.pdf").write_bytes(b"no PDF")
+        with pytest.raises(service_client.TaskExecutionError, match="image"):
+            client.convert(source=tmp_path / "bad.pdf")
+
+
+def test_doclings_pipeline_with_a_remote_model(reader):
+    pytest.importorskip("docling.pipeline.vlm_pipeline")
+    from docling.datamodel.base_models import InputFormat
+    from docling.datamodel.pipeline_options import VlmPipelineOptions
+    from docling.datamodel.pipeline_options_vlm_model import ApiVlmOptions, ResponseFormat
+    from docling.document_converter import DocumentConverter, ImageFormatOption
+    from docling.pipeline.vlm_pipeline import VlmPipeline
+
+    model = ApiVlmOptions(
+        url=f"{reader}/v1/chat/completions",
+        params={"model": "reader"},
+        headers={"Authorization": f"Bearer {KEY}"},
+        prompt="Free OCR.",
+        timeout=100,
+        response_format=ResponseFormat.DEEPSEEKOCR_MARKDOWN,
+    )
+    options = VlmPipelineOptions(enable_remote_services=True, vlm_options=model)
+    image = ImageFormatOption(pipeline_cls=VlmPipeline, pipeline_options=options)
+    converted = DocumentConverter(format_options={InputFormat.IMAGE: image}).convert(PAGE)
+    assert_words(converted.document.export_to_markdown().replace("\\", ""))
+
+
 def test_open_webui_loader(reader):
     headers = {
         "Authorization": f"Bearer {KEY}",

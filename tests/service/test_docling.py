@@ -42,6 +42,36 @@ def wait_for(running, task: dict) -> dict:
     return task
 
 
+@pytest.mark.parametrize("kind", ["presigned_url", "s3", "put", "x"])
+def test_targets_that_are_storages_are_refused_in_words_its_client_knows(service, kind):
+    """It asks for a presigned URL first, and for the document where that is not to be had."""
+    files = {"files": ("a.png", png(text=f"target {kind}"), "image/png")}
+    before = httpx.get(f"{service.url}/v1/files").json()["total"]
+    form = {"target_type": kind, "page_range": [1, 9223372036854775807]}
+    body = {"sources": [source(png(text=f"target {kind}"))], "target": {"kind": kind}}
+    for route in ("/v1/convert/file", "/v1/convert/file/async"):
+        answer = httpx.post(service.url + route, files=files, data=form, timeout=60)
+        assert answer.status_code == 400
+        assert "artifact storage to be configured" in answer.json()["detail"]
+    for route in ("/v1/convert/source", "/v1/convert/source/async"):
+        answer = httpx.post(service.url + route, json=body, timeout=60)
+        assert answer.status_code == 400 and kind in answer.json()["detail"]
+    assert httpx.get(f"{service.url}/v1/files").json()["total"] == before
+
+
+def test_tasks_without_a_result_say_so_in_its_words(service):
+    nothing = httpx.get(f"{service.url}/v1/result/{'0' * 32}")
+    assert (nothing.status_code, nothing.json()["detail"]) == (404, "Task not found.")
+    assert httpx.get(f"{service.url}/v1/status/poll/x").json()["detail"] == "Task not found."
+    body = {"sources": [source(b"no picture")]}
+    task = httpx.post(f"{service.url}/v1/convert/source/async", json=body, timeout=60).json()
+    task = wait_for(service, task)
+    assert task["task_status"] == "failure" and "image" in task["error_message"]
+    result = httpx.get(f"{service.url}/v1/result/{task['task_id']}")
+    assert result.status_code == 404
+    assert result.json()["detail"].startswith("Task result not found: ")
+
+
 def test_a_file_is_converted_into_every_format(service):
     data = {**FOREIGN_OPTIONS, "to_formats": ALL_FORMATS, "image_export_mode": "placeholder"}
     answer = httpx.post(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from starlette.datastructures import FormData, UploadFile
 
 from vllm_dsocr.server.auth import owner
-from vllm_dsocr.server.errors import ApiError, not_found, unreadable
+from vllm_dsocr.server.errors import ApiError, bad_request, unreadable
 from vllm_dsocr.server.protocols import intake
 from vllm_dsocr.server.protocols.docling_answer import (
     CONTENTS,
@@ -36,6 +36,9 @@ router = APIRouter(tags=["docling"], route_class=OcrRoute)
 
 JOB_KIND = "docling"
 MAX_SOURCES = 100
+TARGETS = ("inbody", "zip")
+# What its client tells a task that is not there from one without a result by.
+NO_TASK, NO_RESULT = "Task not found.", "Task result not found"
 MAX_WAIT_SECONDS = 600.0
 Owner = Annotated[str, Depends(owner)]
 # What docling calls the end of a job that we cancelled too.
@@ -116,7 +119,19 @@ class StoredSource(BaseModel):
 
 
 class Target(BaseModel):
-    kind: Literal["inbody", "zip"] = "inbody"
+    """Where the documents go; the others that docling has are storages."""
+
+    kind: Annotated[str, Field(max_length=64)] = "inbody"
+
+    def check(self) -> None:
+        """Raises ApiError for what is not offered."""
+        if self.kind not in TARGETS:
+            # docling's own client tries a storage first, and knows these words for those of a
+            # server without one: it then asks for the document itself.
+            raise bad_request(
+                f"target {self.kind} needs artifact storage to be configured, which this service "
+                "does not have; it offers inbody and zip"
+            )
 
 
 Source = Annotated[FileSource | HttpSource | StoredSource, Field(discriminator="kind")]
@@ -126,6 +141,11 @@ class ConvertSources(BaseModel):
     options: Options = Options()
     sources: Annotated[list[Source], Field(min_length=1, max_length=MAX_SOURCES)]
     target: Target = Target()
+
+    def check(self) -> None:
+        """Raises ApiError for what is not offered."""
+        self.options.wanted()
+        self.target.check()
 
 
 @router.post("/v1/convert/source")
@@ -167,7 +187,7 @@ async def poll(
 ) -> dict[str, Any]:
     """How far a task is; waits for its end that long."""
     jobs = jobs_of(request)
-    await jobs.find(owner, task_id, JOB_KIND)
+    await _task(jobs, owner, task_id)
     return await task_status(jobs, await jobs.wait(owner, task_id, wait))
 
 
@@ -175,10 +195,17 @@ async def poll(
 async def result(request: Request, owner: Owner, task_id: str) -> Response:
     """What a task came to."""
     jobs = jobs_of(request)
-    job = await jobs.find(owner, task_id, JOB_KIND)
-    if job.state not in ENDED:
-        raise not_found("result yet")
+    job = await _task(jobs, owner, task_id)
+    if job.state != "success":
+        raise ApiError(404, f"{NO_RESULT}: {job.error or job.state}")
     return _response(await jobs.result(job))
+
+
+async def _task(jobs: Jobs, owner: str, task_id: str) -> Job:
+    try:
+        return await jobs.find(owner, task_id, JOB_KIND)
+    except ApiError as error:
+        raise ApiError(404, NO_TASK) from error
 
 
 @router.get("/v1/clear/results")
@@ -205,11 +232,12 @@ async def _from_form(request: Request, owner: str) -> ConvertSources:
         raise unreadable("the form has no files", "files")
     try:
         options = Options.model_validate(_options(form))
-        target = Target(kind=form.get("target_type", "inbody"))  # type: ignore[arg-type]
+        target = Target(kind=str(form.get("target_type", "inbody")))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise unreadable(f"{place}: {first['msg']}", place) from error
+    target.check()
     stored = [await service.store(owner, f.filename or "", await f.read()) for f in files]
     sources = [StoredSource(kind="stored", file_id=file.id) for file in stored]
     return ConvertSources(options=options, sources=list(sources), target=target)
@@ -239,7 +267,7 @@ def _list(values: list[str]) -> list[Any]:
 
 async def _convert_now(request: Request, owner: str, body: ConvertSources) -> Response:
     service = service_of(request)
-    body.options.wanted()
+    body.check()
     async with service.place():
         return _response(await until_disconnect(request, convert(service, owner, body)))
 
@@ -247,7 +275,7 @@ async def _convert_now(request: Request, owner: str, body: ConvertSources) -> Re
 async def _start(request: Request, owner: str, body: ConvertSources) -> dict[str, Any]:
     """Everything is stored before the task is told of, so that it outlives this server."""
     service, jobs = service_of(request), jobs_of(request)
-    body.options.wanted()
+    body.check()
     if len(body.options.model_extra or {}):
         logger.info("options without a meaning here: %s", ", ".join(body.options.model_extra or {}))
     sources = [await _stored(service, owner, source) for source in body.sources]
