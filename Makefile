@@ -13,7 +13,7 @@ SOURCES ?= 0.33.0
 BENCHMARKS := preprocess encoder prefill guard serving batch loss_memory
 LOCKS := requirements/torch.txt requirements/cpu.txt requirements/serve.txt requirements/dev.txt requirements/vllm-name/pyproject.toml
 
-.PHONY: help setup demo serve test test-slow test-train test-clients test-postgres test-containers test-transformers lint parity soak bench
+.PHONY: help setup demo serve test test-slow test-train test-clients test-postgres test-containers test-ray test-transformers lint parity soak bench
 .PHONY: bench-gpu finetune-reader compat vllm-api dist test-dist clean
 
 help:  ## this list
@@ -87,6 +87,11 @@ test-clients: setup  ## the service against larger clients of others, and a fuzz
 test-containers: setup  ## Dockerfiles, compose and chart, without a Docker engine or a cluster
 	$(PIP) --no-deps -r requirements/containers.txt
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest tests/docker
+
+test-ray: setup  ## 300 pages on a Ray cluster of two, with a worker killed; pages/s of one and of two
+	$(PIP) --no-deps -r requirements/ray.txt
+	$(BIN)/python -m pytest tests/ray
+	$(BIN)/python -m benchmarks.ray_batch --report benchmarks/results/ray.md
 
 test-postgres: setup  ## several front ends on the system's PostgreSQL (Debian: postgresql)
 	$(BIN)/python -m pytest tests/service/test_postgres.py

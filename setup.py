@@ -33,6 +33,7 @@ EXTRAS = {
     "tracing": ["opentelemetry-sdk>=1.26", "opentelemetry-exporter-otlp-proto-http>=1.26"],
     "postgres": ["psycopg[binary]>=3.2"],
     "s3": ["s3fs>=2024.10"],
+    "ray": ["ray[data]>=2.50", "pyarrow>=17", "fsspec>=2024.10"],
     "eval": ["rapidfuzz>=3.9", "apted>=1.0.3", "fuzzysearch>=0.8"],
     "bench": ["rapidfuzz>=3.9", "apted>=1.0.3", "fuzzysearch>=0.8", "olmocr[bench]>=0.4.27"],
     "hf": HF,

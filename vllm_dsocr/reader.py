@@ -30,6 +30,7 @@ from vllm_dsocr.pipeline.result import Document
 from vllm_dsocr.pipeline.retry import read_page
 from vllm_dsocr.pipeline.run import Conversion
 from vllm_dsocr.pipeline.settings import Effort, ReadSettings
+from vllm_dsocr.pipeline.work import Work
 from vllm_dsocr.render.finished import RenderOptions
 
 T = TypeVar("T")
@@ -109,6 +110,12 @@ class Reader:
             self._password,
         )
         return await conversion.run(inputs.files, passed_over=dict(inputs.passed_over))
+
+    async def work(self, output: OutputSettings) -> Work:
+        """What a run is asked to do, for one that goes on elsewhere. Raises as `arun`."""
+        engine = await self._ready()
+        settings = ReadSettings(engine.model, **self._settings)
+        return Work(settings, output, self.effort, self._password)
 
     async def aconvert(
         self,

@@ -106,8 +106,9 @@ class ProgressReport:
         self._state(f"counting the pages of {event['documents']} files")
 
     def _on_start(self, event: Event) -> None:
-        self._total = event["pages"]
-        self._state(f"{event['documents']} files, {self._total} pages")
+        self._total = event["pages"] or 0  # on a cluster nobody counts them first
+        pages = f", {self._total} pages" if self._total else ""
+        self._state(f"{event['documents']} files{pages}")
         if event.get("passed_over"):
             self._line(f"passed over: {passed_over(event['passed_over'])}")
 

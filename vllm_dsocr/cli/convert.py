@@ -22,6 +22,7 @@ from vllm_dsocr.cli.console import ProgressReport, Reporter, json_lines, own_std
 from vllm_dsocr.cli.console import summary_table as summary_table
 from vllm_dsocr.cli.engines import engine_arg
 from vllm_dsocr.cli.lazy import APP, examples
+from vllm_dsocr.cli.optional import ANY_CLUSTER, RayCommand
 from vllm_dsocr.cli.stopping import EXIT_INTERRUPTED, stops_in_order
 from vllm_dsocr.config import MODES, OFFICIAL_MODEL
 from vllm_dsocr.document.compression import compression_table
@@ -33,7 +34,7 @@ from vllm_dsocr.pipeline.claim import WAIT_SECONDS
 from vllm_dsocr.pipeline.document import Event
 from vllm_dsocr.pipeline.files import CannotWrite, InUse, locked
 from vllm_dsocr.pipeline.finish import OutputSettings, reopen
-from vllm_dsocr.pipeline.inputs import Download, Inputs, find_inputs
+from vllm_dsocr.pipeline.inputs import Download, Inputs, find_inputs, read_lists
 from vllm_dsocr.pipeline.run import TooManyFailures
 from vllm_dsocr.pipeline.settings import ReadSettings
 from vllm_dsocr.pipeline.shard import WHOLE, Shard
@@ -50,6 +51,7 @@ READING: dict[str, Any] = {"rich_help_panel": "How pages are read"}
 TROUBLE: dict[str, Any] = {"rich_help_panel": "When something goes wrong"}
 WRITING: dict[str, Any] = {"rich_help_panel": "What is written"}
 ENGINE: dict[str, Any] = {"rich_help_panel": "What reads the pages"}
+RAY: dict[str, Any] = {"rich_help_panel": "On a Ray cluster"}
 _TASKS = (
     "markdown (text with layout), ocr (text line by line), free (plain text), figure (charts and "
     "drawings), describe (a picture in words), locate TEXT (where something is)"
@@ -93,6 +95,33 @@ def _formats(text: str) -> tuple[str, ...]:
     return names
 
 
+def _table(text: str) -> str:
+    if not text.rstrip("/").endswith((".parquet", ".jsonl")):
+        raise typer.BadParameter(f"{text!r} does not end in .parquet or .jsonl")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class RayChoice:
+    """Which cluster reads, with how many engines, and where rows of pages go."""
+
+    address: str | None
+    workers: int | None
+    table: str | None
+
+
+def _ray(
+    address: str | None, workers: int | None, table: str | None, to_stdout: bool
+) -> RayChoice | None:
+    if address is None:
+        if workers is not None or table is not None:
+            raise typer.BadParameter("--workers and --table are of --ray")
+        return None
+    if to_stdout:
+        raise typer.BadParameter("-o - writes one document, --ray many")
+    return RayChoice(None if address == ANY_CLUSTER else address, workers, table)
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A command line, read."""
@@ -102,6 +131,7 @@ class Job:
     reader: Reader
     output: OutputSettings
     shard: Shard
+    ray: RayChoice | None
     allow_hosts: list[str]
     to_stdout: bool
     as_json: bool
@@ -110,19 +140,24 @@ class Job:
 
 
 @app.command(
+    cls=RayCommand,
     epilog=examples(
         "dsocr convert scans/ report.pdf -o out --server http://localhost:8000",
         "dsocr convert report.pdf -o out --pages 1-3,7 --format md,docling",
         "dsocr convert page.png -o out --engine hf --task 'locate the stamp'",
         "dsocr convert scans/ -o out --server http://localhost:8000 --retry-failed --auto-rotate",
         "dsocr convert scans/ -o /shared/out --server http://localhost:8000 --shard 1/4",
+        "dsocr convert scans/ s3://bucket/in list.txt -o /shared/out --ray 10.0.0.1:6379",
         "curl -s https://example.org/a.pdf | dsocr convert - -o - > a.md",
-    )
+    ),
 )
 def convert(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="image, PDF, folder or URL; - is stdin"),
+        typer.Argument(
+            metavar="PATH...",
+            help="image, PDF, folder, URL, or .txt with one of these a line; - is stdin",
+        ),
     ],
     out: Annotated[
         str,
@@ -296,6 +331,29 @@ def convert(
             **ENGINE,
         ),
     ] = "1/1",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="read on a Ray cluster: HOST:PORT, local for one of this run's own; none: the one "
+            "this machine is in, or else local",
+            show_default=False,
+            **RAY,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="engines on the cluster; none: all that fit", **RAY),
+    ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(
+            parser=_table,
+            metavar="FOLDER",
+            help="every page as a row, too, in a folder or URL named .parquet or .jsonl",
+            **RAY,
+        ),
+    ] = None,
     engine_args: Annotated[
         list[Any],
         typer.Option(
@@ -335,7 +393,8 @@ def convert(
     with tempfile.TemporaryDirectory(prefix="dsocr-") as scratch:
         place = Path(scratch) / "out" if to_stdout else Path(out)
         job = Job(
-            paths, place, reader, output, shard, list(allow_host), to_stdout, as_json, stats, strict
+            paths, place, reader, output, shard, _ray(ray, workers, table, to_stdout),
+            list(allow_host), to_stdout, as_json, stats, strict,
         )  # fmt: skip
         with own_stdout() as stdout:
             return _run(job, Path(scratch), stdout)
@@ -366,6 +425,8 @@ def _converted(job: Job, scratch: Path, stdout: TextIO) -> int:
     if refusal:
         say(f"dsocr convert: {refusal}")
         return EXIT_STOPPED
+    for name in job.output.formats:
+        FORMATS[name].load()  # says now what it needs, not at the end
     with locked(job.out, WAIT_SECONDS):
         pass  # it can be written to, and is known for an output folder
     inputs = _inputs(job, scratch)
@@ -375,7 +436,8 @@ def _converted(job: Job, scratch: Path, stdout: TextIO) -> int:
     progress = None if job.as_json else ProgressReport()
     try:
         report = progress or json_lines(stdout)
-        summaries = asyncio.run(_convert(job, inputs, report))
+        convert = _convert_on_ray if job.ray else _convert_here
+        summaries = convert(job, inputs, report)
     finally:
         if progress:
             progress.close()
@@ -391,9 +453,19 @@ def _refusal(job: Job) -> str | None:
     return None
 
 
+def _convert_here(job: Job, inputs: Inputs, report: Reporter) -> list[Event]:
+    return asyncio.run(_convert(job, inputs, report))
+
+
+def _convert_on_ray(job: Job, inputs: Inputs, report: Reporter) -> list[Event]:
+    from vllm_dsocr.fleet.batch.convert import RayOptions, convert_on_ray
+
+    assert job.ray is not None
+    options = RayOptions(job.ray.address, job.ray.workers, job.ray.table)
+    return convert_on_ray(job.reader, inputs, job.out, job.output, options, report, job.allow_hosts)
+
+
 async def _convert(job: Job, inputs: Inputs, report: Reporter) -> list[Event]:
-    for name in job.output.formats:
-        FORMATS[name].load()  # says now what it needs, not at the end
     for text in inputs.warnings:
         report({"event": "warning", "text": text})
     async with job.reader as reader:
@@ -401,8 +473,12 @@ async def _convert(job: Job, inputs: Inputs, report: Reporter) -> list[Event]:
 
 
 def _inputs(job: Job, scratch: Path) -> Inputs:
-    """What is on the command line; stdin and URLs are fetched."""
-    texts = [text for text in job.sources if text != STREAM]
+    """What is on the command line; stdin and URLs are fetched, on a cluster later."""
+    texts = [text for text in read_lists(job.sources) if text != STREAM]
+    if job.ray is not None:
+        from vllm_dsocr.fleet.batch.sources import find_sources
+
+        return find_sources(texts, job.out, job.shard)
     places: list[Path | Download] = fetched(texts, scratch, job.allow_hosts)
     if STREAM in job.sources:
         path = scratch / "stdin"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_dsocr.document.unicode import utf8
 from vllm_dsocr.pipeline.claim import Claim
-from vllm_dsocr.pipeline.finish import Recipe
+from vllm_dsocr.pipeline.finish import Recipe, finish_document
 from vllm_dsocr.pipeline.inputs import InputFile
 from vllm_dsocr.pipeline.store import DocumentFolder
 
@@ -60,6 +61,26 @@ class OpenDocument:
         """The file is given up; what was written of it before stays."""
         self.failed = True
         self.reason = " ".join(str(error).split()) or type(error).__name__
+
+    def is_left_alone(self) -> bool:
+        """Whether nothing is written at the end, and the reason for it."""
+        if not self.numbers:
+            self.reason = f"it has no page in {self.recipe.output.wanted}"
+            return True
+        if self.statuses.keys() == {"failed"} and self.folder.manifest():
+            self.reason = f"{self.reason}; the finished document stays as it was"
+            return True
+        return False
+
+    def finish(self, versions: Mapping[str, str], password: str | None) -> None:
+        """Writes what is there of it. Raises OSError, or RuntimeError for a fault of a format."""
+        numbers = sorted(self.numbers)
+        try:
+            finish_document(self.file, self.folder, self.recipe, numbers, versions, password)
+        except OSError:
+            raise
+        except Exception as error:  # the pages are there
+            raise RuntimeError(f"cannot be written: {type(error).__name__}: {error}") from error
 
     def summary(self) -> Event:
         """Name, pages by status, whether the file failed or is another run's, first trouble."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,8 @@ def is_hopeless(error: OSError) -> bool:
 
 def write_atomic(path: Path, pieces: Iterable[str | bytes]) -> None:
     """Puts the pieces, UTF-8, where `path` is, at once; on disk when this returns."""
-    temporary = path.with_name(path.name + _TEMPORARY)
+    # Of this writer alone: a machine that was given up may come back beside its successor.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             for piece in pieces:

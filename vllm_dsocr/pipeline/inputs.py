@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_dsocr.page.files import holds_pages
+from vllm_dsocr.page.sniff import file_kind
 from vllm_dsocr.page.source import PageError
 from vllm_dsocr.pipeline.files import LOCK
 from vllm_dsocr.pipeline.shard import WHOLE, Shard
@@ -54,11 +55,15 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Where what was behind a URL lies, or why it does not."""
+    """Where what was behind a URL lies, or why it does not.
+
+    name: of the document, where it is not the file's own.
+    """
 
     path: Path
     url: str
     error: PageError | None = None
+    name: str = ""
 
 
 def find_inputs(
@@ -75,7 +80,7 @@ def find_inputs(
     wishes: dict[str, tuple[Path | Download, str]] = {}
     for path in paths:
         if isinstance(path, Download):
-            wishes.setdefault(path.url, (path, path.path.name))
+            wishes.setdefault(path.url, (path, path.name or path.path.name))
             continue
         if path.is_dir() and (_is_output(path) or _same(path, out)):
             inputs.warnings.append(f"{path} is what dsocr convert wrote: nothing in it is read")
@@ -92,6 +97,21 @@ def find_inputs(
         else:
             inputs.files.append(InputFile(place, name, identity))
     return inputs
+
+
+def read_lists(sources: Sequence[str]) -> list[str]:
+    """The sources, with those in the lines of text files named `.txt` in the place of the files.
+
+    Raises OSError.
+    """
+    found: list[str] = []
+    for text in sources:
+        if text.lower().endswith(".txt") and Path(text).is_file() and file_kind(Path(text)) is None:
+            lines = os.fsdecode(Path(text).read_bytes()).splitlines()
+            found += [line for line in lines if line.strip()]
+        else:
+            found.append(text)
+    return found
 
 
 def _below(folder: Path, out: Path | None, passed_over: Counter[str]) -> Iterator[tuple[Path, str]]:

@@ -17,20 +17,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vllm_dsocr.document.blocks import Block, Page
+from vllm_dsocr.document.blocks import Page
 from vllm_dsocr.engine import Engine, EngineLost
-from vllm_dsocr.page.blank import is_blank
 from vllm_dsocr.page.files import (
-    ReadOptions,
-    SourceError,
     SourcePage,
-    content_hash,
     count_pages,
-    is_pdf,
     iter_pages,
 )
 from vllm_dsocr.page.source import PageError
@@ -40,26 +34,26 @@ from vllm_dsocr.pipeline.files import CannotWrite, InUse, is_hopeless
 from vllm_dsocr.pipeline.finish import (
     OutputSettings,
     Recipe,
-    finish_document,
     finished_pages,
-    is_unanswered,
 )
 from vllm_dsocr.pipeline.inputs import InputFile
-from vllm_dsocr.pipeline.retry import better, blank_page, failed_page, read_page
+from vllm_dsocr.pipeline.retry import blank_page, failed_page
 from vllm_dsocr.pipeline.settings import Effort, ReadSettings
 from vllm_dsocr.pipeline.store import DocumentFolder
-from vllm_dsocr.render.figures import crop_figures
+from vllm_dsocr.pipeline.work import (
+    FailuresInARow,
+    Look,
+    Work,
+    keep_page,
+    unread_page,
+)
+from vllm_dsocr.pipeline.work import TooManyFailures as TooManyFailures
 from vllm_dsocr.render.markdown import page_note
 
 if TYPE_CHECKING:
     from PIL import Image
 
 T = TypeVar("T")
-_TEXT_TASKS = ("markdown", "ocr", "free")  # what a blank page has no answer to
-
-
-class TooManyFailures(Exception):
-    """So many pages in a row got no answer that going on is pointless."""
 
 
 class Conversion:
@@ -76,15 +70,12 @@ class Conversion:
         password: str | None = None,
     ) -> None:
         self._engine = engine
-        self._settings = settings
-        self._output = output
+        self._work = Work(settings, output, effort or Effort(), password)
         self._out = out
         self._report = report
-        self._effort = effort or Effort()
-        self._reading = ReadOptions(settings.dpi, settings.alpha, password)
         self._worker = ThreadPoolExecutor(1, "dsocr-pages")
         self._slots: asyncio.Semaphore | None = None  # once the engine is there
-        self._failures_in_a_row = 0
+        self._failures = FailuresInARow(self._work.effort.max_failures)
 
     async def run(self, files: Sequence[InputFile], **facts: Any) -> list[Event]:
         """Summaries of all documents, in order; what is recorded stays whatever happens.
@@ -118,13 +109,13 @@ class Conversion:
         total = 0
         for file in files:
             total += await self._in_worker(
-                count_pages, file.path, self._output.wanted, self._reading
+                count_pages, file.path, self._work.output.wanted, self._work.reading
             )
         self._report({"event": "start", "documents": len(files), "pages": total, **facts})
 
     def _open(self, file: InputFile) -> OpenDocument:
         folder = DocumentFolder(self._out / file.name)
-        return OpenDocument(file, folder, Recipe("", False, self._settings, self._output))
+        return OpenDocument(file, folder, Recipe("", False, self._work.settings, self._work.output))
 
     async def _take_file(
         self, document: OpenDocument, group: asyncio.TaskGroup, stack: AsyncExitStack
@@ -133,9 +124,9 @@ class Conversion:
         try:
             if document.file.error is not None:
                 raise document.file.error
-            document.recipe = await self._in_worker(self._recipe, document.file.path)
+            document.recipe = await self._in_worker(self._work.recipe, document.file.path)
             pages = await self._in_worker(finished_pages, document.folder, document.recipe)
-            if pages is not None and self._is_settled(pages):
+            if pages is not None and self._work.is_settled(pages):
                 return self._kept(document, pages)
             await self._read_document(document, group, stack)
         except InUse as error:
@@ -148,18 +139,6 @@ class Conversion:
     def _tell_in_use(self, event: str, document: OpenDocument) -> None:
         if document.in_use:
             self._report({"event": event, "kept": False, **document.summary()})
-
-    def _recipe(self, path: Path) -> Recipe:
-        try:
-            return Recipe(content_hash(path), is_pdf(path), self._settings, self._output)
-        except OSError as error:
-            raise SourceError(f"cannot open the file: {error.strerror or error}") from error
-
-    def _is_settled(self, pages: Sequence[Event]) -> bool:
-        """Whether a finished document's pages are all as good as was asked for."""
-        if self._effort.again == "all":
-            return False
-        return self._effort.again != "failed" or all(page["status"] == "ok" for page in pages)
 
     def _kept(self, document: OpenDocument, pages: Sequence[Event]) -> None:
         for page in pages:
@@ -178,7 +157,7 @@ class Conversion:
     async def _read_document(
         self, document: OpenDocument, group: asyncio.TaskGroup, stack: AsyncExitStack
     ) -> None:
-        pages = iter_pages(document.file.path, self._output.wanted, self._reading)
+        pages = iter_pages(document.file.path, self._work.output.wanted, self._work.reading)
         try:
             while (source := await self._in_worker(next, pages, None)) is not None:
                 if not document.numbers:
@@ -199,45 +178,23 @@ class Conversion:
         document.numbers.append(source.number)
         key = document.recipe.page_key(source.number)
         known = await self._in_worker(document.folder.load, source.number, key)
-        if known is not None and not self._is_read_again(known):
+        if known is not None and not self._work.is_read_again(known):
             self._tell(document, known, kept=True)
             return
-        page = Page(source.number, "failed", size_points=source.size_points, frame=source.frame)
         try:
-            image, nothing_on_it, spare = await self._in_worker(self._look_at, source)
+            look = await self._in_worker(self._work.look_at, source)
         except PageError as error:
-            await self._commit(document, failed_page(page, error), known)
+            await self._commit(document, failed_page(unread_page(source), error), known)
             return
-        page = replace(page, width=image.width, height=image.height)
-        if nothing_on_it:
-            await self._commit(document, blank_page(page), known)
+        if look.is_blank:
+            await self._commit(document, blank_page(look.page), known)
             return
         slots = await self._enter_engine(stack)
         await slots.acquire()
-        task = group.create_task(self._read(document, page, known, image, spare))
+        task = group.create_task(self._read(document, look, known))
         document.reading.add(task)
         task.add_done_callback(document.reading.discard)
         task.add_done_callback(lambda _: slots.release())
-
-    def _look_at(self, source: SourcePage) -> tuple[Image.Image, bool, str]:
-        """The page's image, whether it is blank, and what may stand in for its text."""
-        image = source.load()
-        blank = self._settings.task_name in _TEXT_TASKS and is_blank(image)
-        return image, blank, "" if blank else self._text_layer(source)
-
-    def _is_read_again(self, known: Page) -> bool:
-        if self._effort.again == "all" or is_unanswered(known):
-            return True
-        return self._effort.again == "failed" and known.status != "ok"
-
-    def _text_layer(self, source: SourcePage) -> str:
-        """What may stand in for the page's text, "" where there is nothing."""
-        if not self._effort.text_layer or source.text is None:
-            return ""
-        try:
-            return source.text().strip()
-        except PageError:
-            return ""
 
     async def _enter_engine(self, stack: AsyncExitStack) -> asyncio.Semaphore:
         """The engine, ready for the first page that needs it, as room for pages in flight."""
@@ -253,38 +210,10 @@ class Conversion:
         self._report({"event": "ready", "seconds": round(time.monotonic() - started, 1)})
         return self._slots
 
-    async def _read(
-        self,
-        document: OpenDocument,
-        page: Page,
-        known: Page | None,
-        image: Image.Image,
-        spare: str,
-    ) -> None:
-        started = time.monotonic()
-        settings = self._settings
-        request = settings.request(image, page.number)
-        try:
-            page = await read_page(self._engine, request, settings, page, self._effort)
-        except EngineLost:
-            raise
-        except Exception as error:  # a fault of ours, or of a host's, costs one page
-            page = failed_page(page, RuntimeError(f"{type(error).__name__}: {error}"))
-        self._count_failure(page)
-        if page.status == "failed" and spare:
-            page = replace(page, status="text-layer", text=spare, blocks=(Block(spare),))
-        if page.rotation:
-            image = image.rotate(-page.rotation, expand=True)
-        await self._commit(document, page, known, image, time.monotonic() - started)
-
-    def _count_failure(self, page: Page) -> None:
-        """Raises TooManyFailures after so many pages in a row without an answer."""
-        self._failures_in_a_row = self._failures_in_a_row + 1 if page.status == "failed" else 0
-        if 0 < self._effort.max_failures <= self._failures_in_a_row:
-            raise TooManyFailures(
-                f"{self._failures_in_a_row} pages in a row got no answer, the last one: "
-                f"{page.reason}"
-            )
+    async def _read(self, document: OpenDocument, look: Look, known: Page | None) -> None:
+        read = await self._work.read(self._engine, look)
+        self._failures.count(read.is_answered, read.page.reason)
+        await self._commit(document, read.page, known, read.image, read.seconds)
 
     async def _commit(
         self,
@@ -295,14 +224,11 @@ class Conversion:
         seconds: float = 0.0,
     ) -> None:
         key = document.recipe.page_key(page.number)
-        kept = better(page, known)
+        arguments = (document.folder, key, page, known, image, seconds)
         try:
-            if kept is page:
-                await asyncio.to_thread(_write_page, document.folder, page, key, image, seconds)
+            kept = await asyncio.to_thread(keep_page, *arguments)
         except OSError as error:
-            if is_hopeless(error):
-                raise CannotWrite(f"cannot write to {self._out}: {error.strerror}") from error
-            kept = failed_page(page, OSError(f"cannot write the page: {error.strerror or error}"))
+            raise CannotWrite(f"cannot write to {self._out}: {error.strerror}") from error
         self._tell(document, kept, kept=kept is known, seconds=round(seconds, 3))
 
     def _tell(self, document: OpenDocument, page: Page, **more: Any) -> None:
@@ -318,40 +244,14 @@ class Conversion:
         document.release()
 
     async def _finish(self, document: OpenDocument) -> None:
-        if not document.numbers:
-            document.reason = f"it has no page in {self._output.wanted}"
-        elif self._loses_everything(document):
-            document.reason = f"{document.reason}; the finished document stays as it was"
-        else:
+        if not document.is_left_alone():
+            versions, password = self._engine.versions, self._work.password
             try:
-                await self._in_worker(
-                    finish_document,
-                    document.file,
-                    document.folder,
-                    document.recipe,
-                    sorted(document.numbers),
-                    self._engine.versions,
-                    self._reading.password,
-                )
-            except Exception as error:  # of a format, of the disk: the pages are there
-                if isinstance(error, OSError):
-                    return self._fail(document, error)
-                return self._fail(
-                    document, RuntimeError(f"cannot be written: {type(error).__name__}: {error}")
-                )
+                await self._in_worker(document.finish, versions, password)
+            except (OSError, RuntimeError) as error:
+                return self._fail(document, error)
         self._report({"event": "document", "kept": False, **document.summary()})
-
-    def _loses_everything(self, document: OpenDocument) -> bool:
-        """Whether nothing was read of what had been finished before."""
-        return document.statuses.keys() == {"failed"} and bool(document.folder.manifest())
 
     async def _in_worker(self, function: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, function, *arguments)
-
-
-def _write_page(
-    folder: DocumentFolder, page: Page, key: str, image: Image.Image | None, seconds: float
-) -> None:
-    folder.commit(page, key, crop_figures(image, page) if image is not None else ())
-    folder.log_timing({"page": page.number, "seconds": round(seconds, 3)})

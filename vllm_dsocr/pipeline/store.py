@@ -80,6 +80,14 @@ class DocumentFolder:
             self._failure_path(number), key
         )
 
+    def recorded(self, key: Callable[[int], str]) -> Iterator[Page]:
+        """All pages as recorded under their keys, in order."""
+        digits = (path.name.partition(".")[0] for path in self._pages.glob("*.json"))
+        for number in sorted({int(text) for text in digits if text.isdecimal()}):
+            page = self.load(number, key(number))
+            if page is not None:
+                yield page
+
     def commit(self, page: Page, key: str, figures: Iterable[tuple[Figure, bytes]] = ()) -> None:
         """Writes a page: its figures, then its record, which makes it count.
 
