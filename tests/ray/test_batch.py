@@ -15,9 +15,11 @@ from PIL import Image
 
 from tests.fake_server import Answer, FakeServer, fake_server, page_text
 from tests.outside.conftest import Outcome, ended, start
-from tests.ray.conftest import QUIET, scans
+from tests.ray.nodes import QUIET, scans
 from tests.ray.smallest import smallest_checkpoint
 
+pytest.importorskip("ray.data", reason="pip install 'vllm-dsocr[ray]'")
+pytest.importorskip("pypdfium2", reason="pip install 'vllm-dsocr[pdf]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 NUM_PAGES = 300
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +70,7 @@ def _knock(address: str) -> None:
 
 
 def _connect(address: str) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     ray.init(
         address=address,
@@ -76,6 +79,8 @@ def _connect(address: str) -> None:
         configure_logging=True,
         **options,
     )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # which Ray has replaced
 
 
 def _quiet() -> None:
@@ -113,7 +118,7 @@ def _of_cpus(cpus: float, num_nodes: int, workers: int) -> Shares:
     per_node = -(-workers // num_nodes)
     draw = 1.0 if cpus >= 2 else cpus / 4
     share = (cpus - draw) / per_node
-    return Shares(workers, 0, int(share) if share >= 1 else round(share, 2), draw)
+    return Shares(workers, 0, int(share) if share >= 1 else int(share * 100) / 100, draw)
 
 
 def _gpus_of_engine(engine_args: Mapping[str, object]) -> int:
