@@ -93,6 +93,10 @@ test-ray: setup  ## 300 pages on a Ray cluster of two, with a worker killed; pag
 	$(BIN)/python -m pytest tests/ray
 	$(BIN)/python -m benchmarks.ray_batch --report benchmarks/results/ray.md
 
+.PHONY: sbom
+sbom: setup  ## dist/sbom.json: what .venv consists of, as CycloneDX (network needed)
+	docker/scripts/make-sbom.sh $(abspath $(BIN)/python) dist/sbom.json
+
 test-postgres: setup  ## several front ends on the system's PostgreSQL (Debian: postgresql)
 	$(BIN)/python -m pytest tests/service/test_postgres.py
 

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import openai
@@ -55,9 +55,21 @@ class Outcome:
     trouble: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One that listens at `url` when it is ready."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: IO[str]
+
+    def wait(self) -> None:
+        wait_until_ready(self.url, self.process, self.log)
+
+
 @contextmanager
-def process(*command: str | Path, ready: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that listens on a port of ours; its whole group is gone afterwards."""
+def program(url: str, *command: str | Path) -> Iterator[Program]:
+    """Started; its whole group is gone afterwards."""
     with tempfile.TemporaryFile("w+") as log:
         running = subprocess.Popen(
             command,
@@ -67,22 +79,23 @@ def process(*command: str | Path, ready: str) -> Iterator[subprocess.Popen[bytes
             env={**ENVIRONMENT, **os.environ},
         )
         try:
-            wait_until_ready(ready, running, log)
-            yield running
+            yield Program(url, running, log)
         finally:
             stop(running)
 
 
 @contextmanager
-def replicas(count: int, *flags: str) -> Iterator[list[tuple[str, subprocess.Popen[bytes]]]]:
-    """(URL, process) of so many servers of the reader."""
+def replicas(count: int, *flags: str) -> Iterator[list[Program]]:
+    """So many servers of the reader, which start side by side."""
     vllm = Path(sys.executable).with_name("vllm")
     with ExitStack() as stack:
         found = []
         for _ in range(count):
             url = f"http://127.0.0.1:{(port := free_port())}"
             command = (vllm, "serve", READER, "--host", "127.0.0.1", "--port", str(port), *flags)
-            found.append((url, stack.enter_context(process(*command, ready=url))))
+            found.append(stack.enter_context(program(url, *command)))
+        for server in found:
+            server.wait()
         yield found
 
 
@@ -94,7 +107,8 @@ def gateway(servers: Sequence[str], *flags: str) -> Iterator[str]:
         named = itertools.chain.from_iterable(("--server", server) for server in servers)
         command = (sys.executable, "-m", "vllm_dsocr.cli", "gateway", *named, "--port", str(port))
         options = ("--data", data, "--draw-processes", "1", "--log-level", "warning")
-        with process(*command, *options, *flags, ready=url):
+        with program(url, *command, *options, *flags) as running:
+            running.wait()
             yield url
 
 
@@ -147,7 +161,7 @@ class Load:
 
     async def _ocr(self, page: Sheet) -> str:
         body = {"document": {"type": "image_url", "image_url": page.url}, "task": "free"}
-        answer = await self._http.post(f"{self._url}/v1/ocr", json={"model": "reader", **body})
+        answer = await self._http.post(f"{self._url}/v1/ocr", json=body)
         answer.raise_for_status()
         (read,) = answer.json()["pages"]
         if read["status"] == "failed":
@@ -187,13 +201,14 @@ def main() -> int:
     parser.add_argument("--requests", type=positive, default=180)
     parser.add_argument("--clients", type=positive, default=8)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leave through the clean-up
     print(headline())
     pages = sheets(args.requests, SEED)
-    with replicas(2) as servers, gateway([url for url, _ in servers]) as url:
+    with replicas(2) as servers, gateway([server.url for server in servers]) as url:
         load = Load(url)
 
         def kill() -> None:
-            os.killpg(servers[0][1].pid, signal.SIGKILL)
+            os.killpg(servers[0].process.pid, signal.SIGKILL)
 
         killed = asyncio.run(load.run(pages, args.clients, kill, args.requests // 3))
         metrics = httpx.get(f"{url}/metrics/").text

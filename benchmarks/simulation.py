@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--pages", type=positive, default=32, help="of each load in a round")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leave through the clean-up
     print(headline())
     with served(READER, *FLAGS) as url:
         bench, front = asyncio.run(measure(url, args.rounds, args.pages))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -71,3 +74,23 @@ def test_the_gateway_image_installs_without_torch(tmp_path):
     dsocr = python.with_name("dsocr")
     done = subprocess.run([dsocr, "gateway", "--help"], check=True, capture_output=True, text=True)
     assert "--server" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_sbom_lists_what_is_installed_and_not_the_tool(tmp_path):
+    file = tmp_path / "sbom.json"
+    subprocess.run([DOCKER / "scripts" / "make-sbom.sh", sys.executable, file], check=True)
+    bom = json.loads(file.read_text())
+    listed = {part["name"].lower(): part["version"] for part in bom["components"]}
+    assert bom["bomFormat"] == "CycloneDX"
+    assert listed["pillow"] == version("pillow") and listed["torch"] == version("torch")
+    assert "cyclonedx-bom" not in listed
+
+
+def test_what_the_extras_ask_for_can_be_had_together():
+    """docling-core bounds typer from above; a package that asks for more cannot be installed."""
+    (theirs,) = (
+        r for r in map(Requirement, requires("docling-core")) if r.name == "typer" and not r.marker
+    )
+    (ours,) = re.findall(r'"typer>=([\d.]+)"', (ROOT / "setup.py").read_text())
+    assert theirs.specifier.contains(ours)
