@@ -27,7 +27,7 @@ from vllm_dsocr.plan.vision_cost import vision_parameters
 
 MIB = 2**20
 MAX_NUM_SEQS = 256
-FRONT_MS, DRAW_MS = 50.0, 80.0  # an A4 page at 200 dpi, docs/scale.md
+FRONT_MS, DRAW_MS = 61.0, 115.0  # A4, letters, 144 dpi: benchmarks.stages, docs/scale.md
 app = typer.Typer(**APP)
 GPU: dict[str, Any] = {"rich_help_panel": "GPU"}
 SIMULATE: dict[str, Any] = {"rich_help_panel": "Simulation"}
