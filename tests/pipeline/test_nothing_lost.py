@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from vllm_dsocr.pipeline.settings import Effort, ReadSettings
 
 pytest.importorskip("pypdfium2", reason="pip install 'vllm-dsocr[pdf]'")
 
+ROOT = Path(__file__).parents[2]
 ALL_FORMATS = ("md", "json", "html")
 
 
@@ -252,12 +256,12 @@ def test_a_name_that_cannot_be_written_costs_one_file(tmp_path: Path) -> None:
     page_image(1).save(tmp_path / "a.png")
     page_image(2).save(tmp_path / "b.png")
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "a.png").write_text("in the way")
+    (out / "a.png").mkdir(parents=True)
+    (out / "a.png" / "pages").write_text("in the way")
     summaries, _ = _convert(out, tmp_path / "a.png", tmp_path / "b.png")
     assert [summary["failed"] for summary in summaries] == [True, False]
     assert summaries[0]["reason"].startswith("cannot write a.png")
-    assert (out / "a.png").read_text() == "in the way"
+    assert (out / "a.png" / "pages").read_text() == "in the way"
 
 
 def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +386,7 @@ def test_drawn_pages_are_those_of_the_document(tmp_path: Path) -> None:
 def test_the_schema_knows_every_attempt(tmp_path: Path) -> None:
     """Blank pages, pages on their sides, and pages that took too long are in the documents."""
     jsonschema = pytest.importorskip("jsonschema")
-    schema = json.loads((Path(__file__).parents[2] / "docs/document.schema.json").read_text())
+    schema = json.loads((ROOT / "docs" / "document.schema.json").read_text())
     Image.new("RGB", (200, 280), "white").save(tmp_path / "blank.png")
     page_image(1).save(tmp_path / "a.png")
 
@@ -405,3 +409,64 @@ def test_the_schema_knows_every_attempt(tmp_path: Path) -> None:
             jsonschema.validate(document, schema)
             rungs |= {attempt["rung"] for attempt in document["pages"][0]["attempts"]}
     assert rungs >= {"pixels", "timeout", "rotate-90", "rotate-180", "rotate-270"}
+
+
+def test_out_may_be_the_folder_of_the_source(tmp_path: Path) -> None:
+    """The document gets a name of its own, and the folder can be read as before."""
+    page_image(1).save(tmp_path / "a.png")
+    page_image(2).save(tmp_path / "b.png")
+    for _ in range(2):
+        (summary,), _ = _convert(tmp_path, tmp_path / "a.png")
+        assert summary["statuses"] == {"ok": 1}
+        assert summary["document"].startswith("a.png~")
+    summaries, _ = _convert(tmp_path / "out", tmp_path)
+    assert [summary["document"] for summary in summaries] == ["a.png", "b.png"]
+
+
+def test_a_folder_without_pages_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    page_image(1).save(tmp_path / "a.png")
+    _convert(tmp_path / "out", tmp_path / "a.png")
+    inputs = find_inputs([tmp_path / "empty", tmp_path / "out"], tmp_path / "other")
+    assert not inputs.files
+    empty, written = inputs.warnings
+    assert empty.endswith("empty has no images or PDFs in it")
+    assert "what dsocr convert wrote" in written
+
+
+def test_what_cannot_be_opened_in_a_folder_is_no_silence(tmp_path: Path) -> None:
+    """Links to nothing, folders that may not be looked into, pipes: each has its reason."""
+    scans = tmp_path / "scans"
+    (scans / "closed").mkdir(parents=True)
+    page_image(1).save(scans / "closed" / "a.png")
+    (scans / "gone.png").symlink_to(tmp_path / "moved.png")
+    os.mkfifo(tmp_path / "pipe.pdf")
+    arguments = [scans, tmp_path / "pipe.pdf", "-o", tmp_path / "out", "--model", "nothing"]
+    words = [sys.executable, "-m", "vllm_dsocr.cli", "convert", *map(str, arguments)]
+    (scans / "closed").chmod(0)
+    # root may look into everything, unless it gives that up
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+    if os.geteuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("needs setpriv")
+        words = [*drop, *words]
+    try:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    finally:
+        (scans / "closed").chmod(0o755)
+    assert done.returncode == 1, done.stderr
+    assert "gone.png: cannot open the file: No such file" in done.stderr
+    assert "closed: cannot open the file: Permission denied" in done.stderr
+    assert "pipe.pdf: it is no file but a pipe" in done.stderr
+
+
+def test_pages_of_a_tiff_are_counted(tmp_path: Path) -> None:
+    frames = [page_image(number) for number in range(3)]
+    frames[0].save(tmp_path / "a.tiff", save_all=True, append_images=frames[1:])
+    events: list[dict[str, Any]] = []
+    conversion = Conversion(
+        FakeEngine(), ReadSettings("fake"), OutputSettings(PageRanges.parse("2-")),
+        tmp_path / "out", events.append,
+    )  # fmt: skip
+    asyncio.run(conversion.run(find_inputs([tmp_path / "a.tiff"]).files))
+    assert [event["pages"] for event in events if event["event"] == "start"] == [2]

@@ -6,6 +6,7 @@ Knows which formats there are, not how they are decoded.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +18,7 @@ from vllm_dsocr.page.frame import PdfFrame
 from vllm_dsocr.page.pdf import DEFAULT_DPI, PdfFile
 from vllm_dsocr.page.ranges import ALL_PAGES, PageRanges
 from vllm_dsocr.page.sniff import HEAD_BYTES, file_kind, kind_of
-from vllm_dsocr.page.source import PageError, iter_frames
+from vllm_dsocr.page.source import PageError, count_frames, iter_frames
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,19 +81,28 @@ def iter_pages(
 def count_pages(
     path: Path, wanted: PageRanges = ALL_PAGES, options: ReadOptions = ReadOptions()
 ) -> int:
-    """How many pages will come, as far as that is known cheaply: 1 for images and bad files."""
+    """How many pages will come, from headers alone: 1 for files that cannot be read."""
     try:
-        if not is_pdf(path):
-            return 1
-        pdf = PdfFile(path, options.password)
+        number = _num_pages(path, options)
     except (PageError, OSError, ImportError):
         return 1
+    return sum(page in wanted for page in range(1, number + 1))
+
+
+def _num_pages(path: Path, options: ReadOptions) -> int:
+    if not is_pdf(path):
+        return count_frames(path)
+    pdf = PdfFile(path, options.password)
     pdf.close()
-    return sum(number in wanted for number in range(1, pdf.num_pages + 1))
+    return pdf.num_pages
 
 
 def is_pdf(path: Path) -> bool:
-    """By content; by name where the content is not recognised. Raises OSError."""
+    """By content; by name where the content is not recognised. Raises OSError, SourceError."""
+    if (
+        os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    ):  # a pipe would be read up by it
+        raise SourceError("it is no file but a pipe or a device; `-` reads what comes on stdin")
     kind = file_kind(path)
     return kind == "pdf" or (kind is None and path.suffix.lower() == PDF_SUFFIX)
 

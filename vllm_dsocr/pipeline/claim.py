@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import BaseFileLock
 
 from vllm_dsocr.pipeline.files import InUse, locked, take_lock
-from vllm_dsocr.pipeline.inputs import InputFile, own_name
+from vllm_dsocr.pipeline.inputs import InputFile, is_taken, own_name
 from vllm_dsocr.pipeline.store import DocumentFolder
 
 WAIT_SECONDS = 60.0  # for other runs that are being given names
@@ -42,6 +42,8 @@ def claim(out: Path, file: InputFile, sha256: str) -> Claim:
         for name in (file.name, own_name(file.name, file.identity)):
             folder = DocumentFolder(out / name)
             source = folder.source
+            if is_taken(folder.path):
+                continue
             if source not in (None, file.identity) and folder.sha256 != sha256:
                 continue
             lock = take_lock(folder.path)

@@ -16,9 +16,8 @@ from pathlib import Path
 from vllm_dsocr.page.files import holds_pages
 from vllm_dsocr.page.sniff import file_kind
 from vllm_dsocr.page.source import PageError
-from vllm_dsocr.pipeline.files import LOCK
 from vllm_dsocr.pipeline.shard import WHOLE, Shard
-from vllm_dsocr.pipeline.store import MANIFEST, DocumentFolder
+from vllm_dsocr.pipeline.store import DocumentFolder
 
 _MAX_NAME_BYTES = 255  # of a folder, on nearly every file system
 
@@ -72,9 +71,11 @@ def find_inputs(
     """The files themselves and what lies in the folders, each once, with unique names.
 
     Folders are searched for images and PDFs, known by name or content; hidden files, `out` and
-    folders that a conversion wrote are passed over. A file that was named itself is taken whatever
-    it is, even a missing one. Of all these, those in the shard are given; which these are depends
-    on names below the folders, not on where machines have mounted them.
+    documents that a conversion wrote are passed over. A file that was named itself is taken
+    whatever it is, even a missing one, and so is in a folder what only fails when it is opened: a
+    link to nothing, a folder that may not be looked into. Of all these, those in the shard are
+    given; which these are depends on names below the folders, not on where machines have mounted
+    them.
     """
     inputs = Inputs([])
     wishes: dict[str, tuple[Path | Download, str]] = {}
@@ -82,9 +83,11 @@ def find_inputs(
         if isinstance(path, Download):
             wishes.setdefault(path.url, (path, path.name or path.path.name))
             continue
-        if path.is_dir() and (_is_output(path) or _same(path, out)):
-            inputs.warnings.append(f"{path} is what dsocr convert wrote: nothing in it is read")
-        found = _below(path, out, inputs.passed_over) if path.is_dir() else [(path, path.name)]
+        found = [(path, path.name)]
+        if os.path.isdir(path):  # False too where the name itself is impossible
+            found = list(_below(path, out, inputs.passed_over))
+            if not found:
+                inputs.warnings.append(_why_nothing(path, out))
         for file, wish in found:
             wishes.setdefault(os.path.abspath(file), (file, wish))
     counts = Counter(wish for _, wish in wishes.values())
@@ -116,18 +119,32 @@ def read_lists(sources: Sequence[str]) -> list[str]:
 
 def _below(folder: Path, out: Path | None, passed_over: Counter[str]) -> Iterator[tuple[Path, str]]:
     """Files with pages and where they lie in the folder; the rest is counted."""
-    for parent, folders, files in os.walk(folder):
+    closed: list[str] = []
+    for parent, folders, files in os.walk(folder, onerror=lambda e: closed.append(e.filename)):
         here = Path(parent)
-        if _is_output(here) or _same(here, out):
+        if _is_document(here) or _same(here, out):
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in files if not name.startswith(".")):
             path = here / name
-            if path.is_file() and holds_pages(path):
+            if (path.is_file() or _leads_nowhere(path)) and holds_pages(path):
                 yield path, path.relative_to(folder).as_posix()
             else:
                 passed_over[path.suffix.lower() or "no suffix"] += 1
+    for path in map(Path, closed):
+        yield path, path.relative_to(folder).as_posix() if path != folder else path.name
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not os.path.exists(path)
+
+
+def _why_nothing(folder: Path, out: Path | None) -> str:
+    """A sentence on a folder in which nothing is to be read."""
+    if _same(folder, out) or any(_is_document(Path(place)) for place, _, _ in os.walk(folder)):
+        return f"{folder} is what dsocr convert wrote: nothing in it is read"
+    return f"{folder} has no images or PDFs in it"
 
 
 def _typed(place: Path | Download) -> str:
@@ -135,11 +152,9 @@ def _typed(place: Path | Download) -> str:
     return place.url if isinstance(place, Download) else place.as_posix()
 
 
-def _is_output(folder: Path) -> bool:
-    """Whether a conversion wrote here: an output folder, or a document in one."""
-    if (folder / LOCK).exists():
-        return True
-    return (folder / MANIFEST).exists() and DocumentFolder(folder).source is not None
+def _is_document(folder: Path) -> bool:
+    """Whether a conversion wrote this folder. OUT itself may be one that has files of its own."""
+    return DocumentFolder(folder).source is not None
 
 
 def _same(folder: Path, out: Path | None) -> bool:
@@ -156,10 +171,17 @@ def _name(
     if (out / own).exists():
         return own
     plain = DocumentFolder(out / wish)
+    if is_taken(plain.path):
+        return own
     if plain.source is None:
         return own if is_shared else wish
     path = place.path if isinstance(place, Download) else place
     return wish if plain.belongs_to(identity, path) else own
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether something else than a folder lies there, such as the source itself."""
+    return os.path.lexists(folder) and not os.path.isdir(folder)
 
 
 def own_name(wish: str, identity: str) -> str:

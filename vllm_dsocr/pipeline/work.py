@@ -76,7 +76,8 @@ class Work:
     def recipe(self, path: Path) -> Recipe:
         """What the document of a file is made of. Raises SourceError."""
         try:
-            return Recipe(content_hash(path), is_pdf(path), self.settings, self.output)
+            pdf = is_pdf(path)  # first: it refuses what has no end
+            return Recipe(content_hash(path), pdf, self.settings, self.output)
         except OSError as error:
             raise SourceError(f"cannot open the file: {error.strerror or error}") from error
 
