@@ -310,6 +310,19 @@ def test_so_many_failures_in_a_row_end_the_run(tmp_path: Path) -> None:
     assert summary["statuses"] == {"ok": 30}
 
 
+def test_a_document_names_what_read_it_whoever_finishes_it(tmp_path: Path) -> None:
+    page_image(1).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    _convert(out, tmp_path / "a.png")
+    whole = _tree(out)
+    assert json.loads(whole["a.png/document.json"])["versions"]["fake"] == "1"
+    (out / "a.png" / "manifest.json").unlink()  # killed before the document was written
+    (out / "a.png" / "document.json").unlink()
+    _, engine = _convert(out, tmp_path / "a.png")
+    assert engine.times_entered == 0
+    assert _tree(out) == whole
+
+
 def test_the_engine_is_entered_when_a_page_needs_it(tmp_path: Path) -> None:
     _, engine = _convert(tmp_path / "out", tmp_path / "typo.png")
     assert engine.times_entered == 0

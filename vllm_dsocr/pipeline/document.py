@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,11 +71,11 @@ class OpenDocument:
             return True
         return False
 
-    def finish(self, versions: Mapping[str, str], password: str | None) -> None:
+    def finish(self, password: str | None) -> None:
         """Writes what is there of it. Raises OSError, or RuntimeError for a fault of a format."""
         numbers = sorted(self.numbers)
         try:
-            finish_document(self.file, self.folder, self.recipe, numbers, versions, password)
+            finish_document(self.file, self.folder, self.recipe, numbers, password)
         except OSError:
             raise
         except Exception as error:  # the pages are there

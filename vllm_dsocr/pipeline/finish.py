@@ -82,7 +82,6 @@ def finish_document(
     folder: DocumentFolder,
     recipe: Recipe,
     numbers: list[int],
-    versions: Mapping[str, str],
     password: str | None = None,
 ) -> None:
     """Writes every format, removes what is of another recipe, and then writes the manifest."""
@@ -94,7 +93,7 @@ def finish_document(
         pages=lambda: folder.pages(keys),
         figure=folder.figure,
         pictures=lambda: PagePictures(file.path, output.wanted, reading),
-        about=_about(file, recipe, versions),
+        about=_about(file, recipe, folder.versions(keys)),
         source=file.path,
         options=output.options,
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -213,7 +213,7 @@ class Conversion:
     async def _read(self, document: OpenDocument, look: Look, known: Page | None) -> None:
         read = await self._work.read(self._engine, look)
         self._failures.count(read.is_answered, read.page.reason)
-        await self._commit(document, read.page, known, read.image, read.seconds)
+        await self._commit(document, read.page, known, read.image, read.seconds, read.versions)
 
     async def _commit(
         self,
@@ -222,9 +222,10 @@ class Conversion:
         known: Page | None,
         image: Image.Image | None = None,
         seconds: float = 0.0,
+        versions: Mapping[str, str] | None = None,
     ) -> None:
         key = document.recipe.page_key(page.number)
-        arguments = (document.folder, key, page, known, image, seconds)
+        arguments = (document.folder, key, page, known, image, seconds, versions)
         try:
             kept = await asyncio.to_thread(keep_page, *arguments)
         except OSError as error:
@@ -245,9 +246,8 @@ class Conversion:
 
     async def _finish(self, document: OpenDocument) -> None:
         if not document.is_left_alone():
-            versions, password = self._engine.versions, self._work.password
             try:
-                await self._in_worker(document.finish, versions, password)
+                await self._in_worker(document.finish, self._work.password)
             except (OSError, RuntimeError) as error:
                 return self._fail(document, error)
         self._report({"event": "document", "kept": False, **document.summary()})

@@ -2,8 +2,8 @@
 
     OUT/scan.pdf/
       source.json          which file or URL this is, and the hash of its content when it was read
-      pages/0001.json      one page with the key of its content and settings; written last, so that
-                           a page is either wholly there or not at all
+      pages/0001.json      one page with the key of its content and settings, and what read it;
+                           written last, so that a page is either wholly there or not at all
       pages/0001.failed.json   the last reading failed; what was read before stays beside it
       images/0001-0.png    its figures
       document.md ...      the finished document in each format that was asked for
@@ -88,12 +88,19 @@ class DocumentFolder:
             if page is not None:
                 yield page
 
-    def commit(self, page: Page, key: str, figures: Iterable[tuple[Figure, bytes]] = ()) -> None:
+    def commit(
+        self,
+        page: Page,
+        key: str,
+        figures: Iterable[tuple[Figure, bytes]] = (),
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
         """Writes a page: its figures, then its record, which makes it count.
 
-        A failed page takes nothing away: what was read before, with other settings, stays.
+        versions: of what read it.  A failed page takes nothing away: what was read before, with
+        other settings, stays.
         """
-        record = json_text({"key": key, **page_record(page)})
+        record = json_text({"key": key, "versions": dict(versions or {}), **page_record(page)})
         if page.status == "failed":
             write_atomic(self._failure_path(page.number), [record])
             return
@@ -115,6 +122,16 @@ class DocumentFolder:
             if page is None:
                 raise OSError(f"the record of page {number} is gone")
             yield page
+
+    def versions(self, keys: Mapping[int, str]) -> dict[str, str]:
+        """Of all that read those pages, in this run or an earlier one."""
+        found: dict[str, set[str]] = {}
+        for number, key in keys.items():
+            paths = (self._record_path(number), self._failure_path(number))
+            record = next((r for r in map(_read_json, paths) if r.get("key") == key), {})
+            for name, version in record.get("versions", {}).items():
+                found.setdefault(name, set()).add(version)
+        return {name: ", ".join(sorted(versions)) for name, versions in sorted(found.items())}
 
     def forget_others(self, is_current: Callable[[int, str], bool]) -> None:
         """Removes records and figures that are not of the finished document's recipe."""

@@ -50,13 +50,14 @@ class Look:
 class ReadPage:
     """A page with its text and the image, turned as the page is, that its boxes are in.
 
-    is_answered: whether the engine said anything.
+    is_answered: whether the engine said anything.  versions: of what takes part in it.
     """
 
     page: Page
     image: Image.Image
     seconds: float
     is_answered: bool
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ class Work:
             page = replace(page, status="text-layer", text=look.spare, blocks=(Block(look.spare),))
         if page.rotation:
             image = image.rotate(-page.rotation, expand=True)
-        return ReadPage(page, image, time.monotonic() - started, is_answered)
+        seconds = time.monotonic() - started
+        return ReadPage(page, image, seconds, is_answered, dict(engine.versions))
 
 
 def unread_page(source: SourcePage) -> Page:
@@ -139,16 +141,19 @@ def keep_page(
     known: Page | None,
     image: Image.Image | None = None,
     seconds: float = 0.0,
+    versions: Mapping[str, str] | None = None,
 ) -> Page:
     """Records a page, unless the one known before says more; the page that is kept is returned.
 
-    One that cannot be written has failed. Raises OSError where no page can be written any more.
+    versions: of the engine that read it, if one did.  A page that cannot be written has failed.
+    Raises OSError where no page can be written any more.
     """
     kept = better(page, known)
     if kept is not page:
         return kept
     try:
-        folder.commit(page, key, crop_figures(image, page) if image is not None else ())
+        figures = crop_figures(image, page) if image is not None else ()
+        folder.commit(page, key, figures, versions)
         folder.log_timing({"page": page.number, "seconds": round(seconds, 3)})
     except OSError as error:
         if is_hopeless(error):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from vllm_dsocr.fleet.batch.sources import at_hand
@@ -19,7 +18,6 @@ def finish(
     folder: Path,
     recipe: Recipe,
     numbers: list[int],
-    versions: Mapping[str, str],
     password: str | None,
     allow_hosts: tuple[str, ...],
 ) -> tuple[str, str]:
@@ -27,7 +25,7 @@ def finish(
     try:
         with at_hand(file, allow_hosts) as local:
             document = OpenDocument(local, DocumentFolder(folder), recipe, numbers)
-            document.finish(versions, password)
+            document.finish(password)
     except (PageError, RuntimeError) as error:
         return "failed", str(error)
     except OSError as error:

@@ -96,7 +96,7 @@ class PageReader:
             image = Image.frombytes("RGB", (page.width, page.height), row.image)
             read = await work.read(engine, Look(page, image, False, row.facts["spare"]))
         kept = await asyncio.to_thread(
-            keep_page, folder, key, read.page, known, read.image, read.seconds
+            keep_page, folder, key, read.page, known, read.image, read.seconds, read.versions
         )
         self._num_read += 1
         return page_row(
@@ -107,7 +107,6 @@ class PageReader:
             seconds=round(read.seconds, 3),
             answered=read.is_answered,
             trouble=read.page.reason,
-            versions=dict(engine.versions),
         )
 
     async def _given_up(

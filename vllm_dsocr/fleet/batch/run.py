@@ -58,7 +58,6 @@ class FleetConversion:
         self._out = out
         self._report = report
         self._failures = FailuresInARow(work.effort.max_failures)
-        self._versions: dict[str, str] = {}
         self._open: dict[int, _Progress] = {}
         self._finishing: dict[Any, int] = {}  # by the task's reference
         self._finish: Any = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(finish)
@@ -144,7 +143,6 @@ class FleetConversion:
             return
         facts = dict(row.facts)
         progress.name(facts.pop("name"), self._out)
-        self._versions = facts.pop("versions", None) or self._versions
         answered, trouble = facts.pop("answered", None), facts.pop("trouble", None)
         document, note = progress.document, facts.pop("note")
         progress.done.add(row.page)
@@ -193,7 +191,7 @@ class FleetConversion:
             self._report({"event": "document", "kept": False, **document.summary()})
             return self._close(index)
         facts = (document.file, document.folder.path, document.recipe, document.numbers)
-        rest = (self._versions, self._work.password, self._fleet.allow_hosts)
+        rest = (self._work.password, self._fleet.allow_hosts)
         self._finishing[self._finish.remote(*facts, *rest)] = index
 
     def _collect(self, most: int) -> None:
