@@ -162,6 +162,7 @@ def test_without_a_default_only_a_size_makes_a_rule() -> None:
         ({"ngram_size": 2.0}, "ngram_size"),
         ({"ngram_size": True}, "ngram_size"),
         ({"ngram_size": 2**40}, "ngram_size"),
+        ({"ngram_size": 257}, "ngram_size may be 256 at most, got 257"),
         ({"window_size": 0}, "window_size"),
         ({"window_size": -5, "ngram_size": 3}, "window_size"),
         ({"window_size": [90]}, "window_size"),

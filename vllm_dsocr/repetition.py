@@ -21,7 +21,10 @@ NGRAM_OPTIONS = ("ngram_size", "window_size", "whitelist_token_ids")
 
 # Window of a request that states only its n-gram size, as in the published processors.
 UNSTATED_WINDOW = 100
-MAX_WHITELIST = 1024  # ids a request may exempt
+# Bounds of what a request may ask for: on a GPU a step of the whole batch waits for the row that is
+# dearest, and text can be made to agree with itself for as long as an n-gram is.
+MAX_NGRAM_SIZE = 256
+MAX_WHITELIST = 128  # ids it may exempt
 MAX_INT = 2**31 - 1  # ids and sizes are 32-bit integers on the device
 
 # Prefixes are found by a polynomial hash modulo a prime small enough for Python's fast integers.
@@ -67,6 +70,8 @@ def rule_from_options(
     window = stated.get("window_size", default.window if default else UNSTATED_WINDOW)
     whitelist = stated.get("whitelist_token_ids", default.whitelist if default else ())
     _require_int("ngram_size", size, 0)
+    if size > MAX_NGRAM_SIZE:
+        raise OptionError(f"ngram_size may be {MAX_NGRAM_SIZE} at most, got {size}")
     if window is not None:
         _require_int("window_size", window, 1)
     exempt = _token_ids("whitelist_token_ids", whitelist)

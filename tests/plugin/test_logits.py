@@ -33,7 +33,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 )
 
 from tests.plugin.engines import register, start
-from vllm_dsocr.config import NGRAM_SIZE, WINDOW_SIZE
+from vllm_dsocr.config import NGRAM_SIZE, WINDOW_SIZE, OptionError
 from vllm_dsocr.plugin.guard.logits_v1 import BatchGuards
 from vllm_dsocr.plugin.guard.logits_v2 import SlotGuards
 from vllm_dsocr.plugin.logits import DeepseekOCRLogitsProcessor
@@ -256,3 +256,21 @@ def test_the_engine_goes_on_after_a_bad_request(
     with pytest.raises(VLLMValidationError, match=named):
         complete(engine, [300, 301], tokens=2, **options)
     assert len(complete(engine, [300, 301], tokens=2).token_ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "turns", "allowed"),
+    [((1, 64), 4, True), ((60, 60), 4, True), ((1, 128), 3, True), ((0, 0), 0, True),
+     ((1, 10**9), 2, False), ((0, 1000), 2, False), ((60, 60), 10**6, False)],
+)  # fmt: skip
+def test_a_search_for_loops_that_holds_up_the_engine_is_refused(
+    sizes: tuple[int, int], turns: int, allowed: bool
+) -> None:
+    low, high = sizes
+    stated = RepetitionDetectionParams(min_pattern_size=low, max_pattern_size=high, min_count=turns)
+    params = SamplingParams(repetition_detection=stated)
+    if allowed:
+        DeepseekOCRLogitsProcessor.validate_params(params)
+        return
+    with pytest.raises(OptionError, match="repetition_detection asks for too much"):
+        DeepseekOCRLogitsProcessor.validate_params(params)

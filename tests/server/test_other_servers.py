@@ -1,4 +1,4 @@
-"""Servers of other shapes: two API processes, a shared-memory cache, embeddings, batches of a file.
+"""Servers of other shapes: two API processes, a shared-memory cache, embeddings, batches, engines.
 
 Longer than a minute in all, so out of the fast suite.
 """
@@ -10,6 +10,7 @@ import io
 import json
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ pytest.importorskip("openai")
 import torch
 
 from examples.demo import served
-from tests.server.test_request_kinds import CHAT, PAGE, TEXT, page, post
+from tests.server.test_request_kinds import CHAT, PAGE, TEXT, page, post, text
 
 pytestmark = pytest.mark.slow
 
@@ -94,3 +95,26 @@ def test_a_batch_in_a_file(tmp_path: Path) -> None:
     codes = [(a.get("response") or {}).get("status_code") for a in answers]
     assert codes[0] == 200
     assert answers[1]["error"] or codes[1] == 400
+
+
+def test_data_parallel_engines_share_requests_and_answer_alike() -> None:
+    """In lock-step, since the model has experts (tests/plugin/setup/test_defaults.py)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        flags = (*COMMON, "--served-model-name=tiny", "--data-parallel-size=2")
+        with served(TINY, *flags) as base:
+            url = base.removesuffix("/v1")
+            body = {"model": "tiny", **page(PAGE), "max_tokens": 40}
+            with ThreadPoolExecutor(8) as clients:
+                answers = list(clients.map(lambda _: post(url, CHAT, body), range(8)))
+            alone = post(url, CHAT, body)  # the other engine keeps step with nothing to do
+            with urllib.request.urlopen(f"{url}/metrics", timeout=30) as metrics:
+                lines = metrics.read().decode().splitlines()
+    assert {status for status, _ in (*answers, alone)} == {200}
+    assert len({text(answer) for _, answer in (*answers, alone)}) == 1
+    done = [line for line in lines if line.startswith("vllm:request_success_total")]
+    served_by = {
+        engine: sum(float(line.split()[-1]) for line in done if f'engine="{engine}"' in line)
+        for engine in "01"
+    }
+    assert all(served_by.values()) and sum(served_by.values()) == 9

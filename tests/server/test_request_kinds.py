@@ -18,6 +18,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from vllm_dsocr.document.loops import loop_start
+
 DATA = Path(__file__).parent.parent / "data"
 TEXT, CHAT, RESPONSES, MESSAGES = (
     "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages"
@@ -151,7 +153,8 @@ ANSWERED: dict[str, tuple[str, dict[str, Any], Callable[[dict[str, Any]], bool]]
     ),
     "responses": (RESPONSES, {"max_output_tokens": 4}, lambda a: a["status"] == "incomplete"),
     "responses, loop": (RESPONSES, CELL, lambda a: (
-        a["status"] == "completed" and a["usage"]["output_tokens"] == 240)),
+        a["status"] == "completed" and a["usage"]["output_tokens"] == 240
+        and loop_start(a["output"][-1]["content"][0]["text"]) is not None)),
     "responses, loop, off": (
         RESPONSES, {**CELL, "vllm_xargs": {"ngram_size": 0}},
         lambda a: a["incomplete_details"]["reason"] == "max_output_tokens",
@@ -176,6 +179,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "address that does not answer": (CHAT, page("http://127.0.0.1:9/x.png"), "cannot be fetched"),
     "rule of a huge token": (
         TEXT, {"vllm_xargs": {"whitelist_token_ids": [10**12]}}, "whitelist_token_ids: a token id"),
+    "loops of every size": (
+        TEXT, {"repetition_detection": {"max_pattern_size": 10**9, "min_count": 2}},
+        "repetition_detection asks for too much"),
+    "rule of a large size": (TEXT, {"vllm_xargs": {"ngram_size": 257}}, "256 at most"),
     "rule of a huge size": (TEXT, {"vllm_xargs": {"ngram_size": 1e308}}, "ngram_size must be"),
     "bad grammar": (TEXT, {"structured_outputs": {"regex": "(("}}, "invalid regex|Grammar error"),
     "bad option": (CHAT, page(PAGE, mm_processor_kwargs={"mode": ["base"]}), "mode must be one"),

@@ -15,7 +15,7 @@ from vllm.tokenizers import cached_tokenizer_from_config
 
 from vllm_dsocr.config import NGRAM_SIZE, TABLE_CELL_TOKENS, WINDOW_SIZE
 from vllm_dsocr.plugin.guard.interfaces import LogitsProcessorV1, LogitsProcessorV2, is_v2_state
-from vllm_dsocr.plugin.guard.loops import LOOP_TOKENS, LOOP_TURNS, detect_loops
+from vllm_dsocr.plugin.guard.loops import LOOP_TOKENS, LOOP_TURNS, check_loops, detect_loops
 from vllm_dsocr.plugin.guard.options import rule_of
 from vllm_dsocr.repetition import NGramRule
 
@@ -58,6 +58,7 @@ class NoRepeatNGramLogitsProcessor(LogitsProcessorV1, LogitsProcessorV2):
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Raises OptionError, a ValueError, naming the option that cannot be honoured."""
         rule_of(sampling_params)
+        check_loops(sampling_params)
 
 
 class DeepseekOCRNGramLogitsProcessor(NoRepeatNGramLogitsProcessor):

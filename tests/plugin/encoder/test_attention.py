@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 
 pytest.importorskip("vllm")
 
+from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
+from tests.plugin.engines import register
 from vllm_dsocr.config import SamSizes
-from vllm_dsocr.encoder.attention import AUTO, FORMS, Form, Forms, Grid
+from vllm_dsocr.encoder.attention import AUTO, FORMS, PLAIN, Form, Forms, Grid
 from vllm_dsocr.encoder.attention.choice import Trial, fastest, try_forms
 from vllm_dsocr.plugin.encoder import attention
 
@@ -68,6 +71,26 @@ def test_flags_name_the_form(backend: str | None, switches: dict[str, str], form
 def test_names_that_mean_nothing_here_are_refused(asked: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         attention.wanted(asked)
+
+
+@pytest.mark.parametrize("backend", sorted(AttentionBackendEnum.__members__))
+def test_every_name_that_vllm_has_is_honoured_or_refused(
+    forms: dict[str, Form], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention.current_platform.__class__, "is_cuda_alike", lambda self: True)
+    if backend in attention.BACKENDS:
+        form, plain = attention.wanted(config(backend))
+        assert form in FORMS and plain in PLAIN
+    else:
+        with pytest.raises(ValueError, match=f"{backend} is none that DeepSeek-OCR's encoder has"):
+            attention.wanted(config(backend))
+
+
+def test_a_name_that_means_nothing_stops_the_start_before_an_engine(checkpoint: Path) -> None:
+    register()
+    args = EngineArgs(str(checkpoint), max_model_len=1024, mm_encoder_attn_backend="FLASHINFER")
+    with pytest.raises(ValueError, match="FLASHINFER is none"):
+        args.create_engine_config()
 
 
 def test_a_wrong_or_broken_form_never_serves(forms: dict[str, Form]) -> None:

@@ -115,7 +115,7 @@ def started(model: DeepseekOCRForCausalLM, llm: LLM) -> EncoderCudaGraphManager:
 BATCHES = {
     "one page": [page(2, 3)],
     "no tiles": [page(), page(), page()],
-    "more than a batch holds": [page(2, 2) for _ in range(9)],
+    "more than a batch holds": [page(2, 2) for _ in range(5)],
     "other sides beside recorded ones": [
         page(1, 2),
         page(base=192),

@@ -9,11 +9,30 @@ from __future__ import annotations
 from vllm import SamplingParams
 from vllm.sampling_params import RepetitionDetectionParams
 
+from vllm_dsocr.config import OptionError
+
 # The ban leaves one kind of short cycle, the cells of an empty table. vLLM compares every pattern
 # size after each token, so a range of sizes is dear (30 us for 64 of them, 0.7 us for one); one
 # size with many divisors covers cycles of 1 to 6, 10, 12, 15, 20, 30 and 60 tokens.
 LOOP_TOKENS = 60
 LOOP_TURNS = 4
+# Comparisons for one token at worst. The engine's process makes about 5 a microsecond, and all
+# requests wait for it: sizes up to 64 and 4 turns are 16,384 of them.
+MOST_COMPARISONS = 1 << 16
+
+
+def check_loops(params: SamplingParams) -> None:
+    """Raises OptionError for a search that could hold up the engine: vLLM bounds none of it."""
+    stated = params.repetition_detection
+    if stated is None or not stated.max_pattern_size:
+        return
+    sizes = stated.max_pattern_size - max(1, stated.min_pattern_size) + 1
+    if sizes * stated.max_pattern_size * stated.min_count > MOST_COMPARISONS:
+        raise OptionError(
+            "repetition_detection asks for too much: pattern sizes x max_pattern_size x min_count "
+            f"may be {MOST_COMPARISONS} at most, got {sizes} x {stated.max_pattern_size} x "
+            f"{stated.min_count}"
+        )
 
 
 def detect_loops(params: SamplingParams) -> None:
