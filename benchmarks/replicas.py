@@ -41,7 +41,7 @@ SEED = 500_000  # of pages
 KINDS = ("chat", "stream", "ocr")
 PHASES = ("before", "during", "after")
 TIMEOUT_SECONDS = 600.0
-ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Program:
 
 
 @contextmanager
-def program(url: str, *command: str | Path) -> Iterator[Program]:
+def program(url: str, *command: str | Path, **environment: str) -> Iterator[Program]:
     """Started; its whole group is gone afterwards."""
     with tempfile.TemporaryFile("w+") as log:
         running = subprocess.Popen(
@@ -76,7 +76,7 @@ def program(url: str, *command: str | Path) -> Iterator[Program]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**ENVIRONMENT, **os.environ},
+            env={**ENVIRONMENT, **environment, **os.environ},
         )
         try:
             yield Program(url, running, log)
@@ -86,14 +86,17 @@ def program(url: str, *command: str | Path) -> Iterator[Program]:
 
 @contextmanager
 def replicas(count: int, *flags: str) -> Iterator[list[Program]]:
-    """So many servers of the reader, which start side by side."""
+    """So many servers of the reader, which start side by side, each on a core of its own."""
     vllm = Path(sys.executable).with_name("vllm")
     with ExitStack() as stack:
         found = []
-        for _ in range(count):
+        cores = sorted(os.sched_getaffinity(0))
+        for number in range(count):
             url = f"http://127.0.0.1:{(port := free_port())}"
             command = (vllm, "serve", READER, "--host", "127.0.0.1", "--port", str(port), *flags)
-            found.append(stack.enter_context(program(url, *command)))
+            core = str(cores[number % len(cores)])
+            server = program(url, *command, VLLM_CPU_OMP_THREADS_BIND=core)
+            found.append(stack.enter_context(server))
         for server in found:
             server.wait()
         yield found

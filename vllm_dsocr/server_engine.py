@@ -167,6 +167,10 @@ class ServerEngine:
 async def _first_model(client: openai.AsyncOpenAI) -> str:
     try:
         answer = await client.get("/models", cast_to=object)
+    except openai.AuthenticationError as error:
+        raise EngineLost(
+            f"{client.base_url} wants a key: OPENAI_API_KEY has none of its"
+        ) from error
     except openai.OpenAIError as error:
         raise EngineLost(f"no answer from {client.base_url}: {_sentence(error)}") from error
     except ValueError as error:

@@ -15,9 +15,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.fake_engine import FakeEngine
 from tests.service.conftest import serve
-from vllm_dsocr.server.app import create_app
+from vllm_dsocr.fleet.routing import BalancedEngine
+from vllm_dsocr.server.gateway import create_gateway
 from vllm_dsocr.server.settings import Settings
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -40,7 +40,8 @@ def named(prefix: str) -> set[str]:
 
 
 def test_the_services_own_metrics_are_there(tmp_path):
-    app = create_app(FakeEngine(), Settings(data=tmp_path, draw_processes=1), CollectorRegistry())
+    settings = Settings(data=tmp_path, draw_processes=1)
+    app = create_gateway(BalancedEngine([]), settings, CollectorRegistry())
     with serve(app) as url:
         text = httpx.get(f"{url}/metrics/").text
     families = {family.name for family in text_string_to_metric_families(text)}

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.fake_server import Answer, Responder, Stream, Trouble, fake_server
 from tests.service.conftest import serve
+from vllm_dsocr.cli import main
 from vllm_dsocr.config import MODES
 from vllm_dsocr.fleet import replicas as fleet
 from vllm_dsocr.fleet.chat_cost import USUAL_PAGE, num_vision_tokens
@@ -405,3 +406,34 @@ def test_a_chat_request_costs_what_its_images_cost():
     assert page.size == USUAL_PAGE and num_vision_tokens(remote) == gundam
     for odd in (b"", b"[]", b'{"messages": 1}', b'{"messages": [1, {"content": [2]}]}', b"\xff"):
         assert num_vision_tokens(odd) == 0
+
+
+@pytest.mark.parametrize("url", ["", "ftp://host:1", "http://", "dns+"])
+def test_what_can_be_no_server_is_refused_at_once(url, capsys):
+    assert main(["gateway", "--server", url]) == 2
+    assert "no address of a server" in capsys.readouterr().err
+
+
+def test_a_server_that_stays_away_is_told_of_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(fleet, "PROBE_SECONDS", 0.05)
+    with gateway(tmp_path, "http://127.0.0.1:9") as url:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            text = httpx.get(f"{url}/metrics/").text
+            (line,) = [x for x in text.splitlines() if x.startswith("dsocr_replica_failures_total")]
+            if float(line.split()[-1]) >= 3:
+                break
+    assert float(line.split()[-1]) >= 3
+    assert sum("does not answer" in record.message for record in caplog.records) == 1
+
+
+def test_a_server_that_wants_a_key_says_which(tmp_path, caplog):
+    def refuse(self):
+        self._send(401, {"error": {"message": "Unauthorized"}})
+
+    from tests import fake_server as module
+
+    with pytest.MonkeyPatch.context() as patch, fake_server() as server:
+        patch.setattr(module._Handler, "do_GET", refuse)
+        with gateway(tmp_path, server.url):
+            assert "OPENAI_API_KEY" in caplog.text

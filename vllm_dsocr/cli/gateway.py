@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -11,6 +12,15 @@ from vllm_dsocr.server.flags import with_settings
 from vllm_dsocr.server.settings import Settings
 
 app = typer.Typer(**APP)
+
+
+def _server(text: str) -> str:
+    """A URL as it was typed. Raises BadParameter for what can be no server's."""
+    url = text.strip().removeprefix("dns+")
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise typer.BadParameter(f"{text!r} is no address of a server, such as http://HOST:8000")
+    return text.strip()
 
 
 @app.command(
@@ -26,7 +36,11 @@ def gateway(
     *,
     server: Annotated[
         list[str],
-        typer.Option(help="an OpenAI-compatible server, such as http://HOST:8000; may be repeated"),
+        typer.Option(
+            parser=_server,
+            metavar="URL",
+            help="an OpenAI-compatible server, such as http://HOST:8000; may be repeated",
+        ),
     ],
     model: Annotated[
         str | None, typer.Option(help="the servers' name for it; else the first they list")

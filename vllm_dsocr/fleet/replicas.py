@@ -47,6 +47,7 @@ class Replica:
     num_outstanding_tokens: int = 0
     num_running: int = 0
     is_draining: bool = False
+    trouble: str = ""  # why it does not answer, as it stands in the log
     failures: int = 0  # since it is known: times it was gone or at fault
     missed: int = 0
     faults: int = 0
@@ -212,8 +213,11 @@ class Replicas:
             await replica.open()
         except EngineLost as error:
             replica.failures += 1
-            logger.warning("%s does not answer: %s", replica.name, error)
+            if str(error) != replica.trouble:  # once, and not at every look
+                logger.warning("%s does not answer: %s", replica.name, error)
+            replica.trouble = str(error)
         else:
+            replica.trouble = ""
             logger.info("%s answers", replica.name)
 
     async def _look(self, replica: Replica) -> None:
