@@ -296,6 +296,7 @@ def test_more_pages_than_allowed_are_refused(start):
     refused(ocr(start(max_pages=3), pdf(4)), 413)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_pool_that_could_not_start_a_process_is_replaced(start, monkeypatch):
     import pebble.pool.process as pool
 

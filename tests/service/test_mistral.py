@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -82,6 +84,84 @@ def test_a_page_is_read_once_however_often_it_is_asked_for(service):
     assert len(service.engine.requests) == asked
     ask(service, document=document, mode="tiny")
     assert len(service.engine.requests) > asked
+
+
+def inline(text: str) -> list[httpx.Request]:
+    """A picture sent inline by every route that waits for it."""
+    url, data = "http://service", png(text=text)
+    encoded = base64.b64encode(data).decode()
+    source = {"kind": "file", "base64_string": encoded, "filename": "a.png"}
+    body = {"document": image_chunk(data)}
+    return [
+        httpx.Request("POST", f"{url}/v1/ocr", json=body),
+        httpx.Request("POST", f"{url}/v1/ocr", json={**body, "stream": True}),
+        httpx.Request("PUT", f"{url}/process", content=data),
+        httpx.Request("POST", f"{url}/v1/convert/source", json={"sources": [source]}),
+        httpx.Request("POST", f"{url}/v1/convert/file", files={"files": ("a.png", data)}),
+    ]
+
+
+def test_what_was_sent_inline_is_not_kept_and_costs_no_quota(start):
+    running = start(quota_bytes=3 * len(png()))
+    service, blobs = running.app.state.dsocr_service, running.app.state.dsocr_service.blobs
+    for number in range(3):
+        with httpx.Client(timeout=60) as client:
+            for request in inline(f"inline {number}"):
+                request.url = httpx.URL(running.url + request.url.path)
+                request.headers["host"] = request.url.netloc.decode()
+                answer = client.send(request)
+                assert answer.status_code == 200, (request.url, answer.text)
+    assert httpx.get(f"{running.url}/v1/files").json()["total"] == 0
+    assert service.database.stored_bytes("") == 0
+    assert not list(service.settings.data.rglob("blobs/files/*/*"))
+    assert len(running.engine.requests) == 3  # and is known all the same
+    body = {"document": image_chunk(png(text="job"))}
+    job = httpx.post(f"{running.url}/v1/ocr/jobs", json=body).json()["id"]
+    httpx.get(f"{running.url}/v1/ocr/jobs/{job}", params={"wait": 20}, timeout=60)
+    assert service.database.stored_bytes("") > 0  # the web page shows it
+    assert httpx.get(f"{running.url}/v1/files").json()["data"] == []
+    assert httpx.delete(f"{running.url}/v1/ocr/jobs/{job}").status_code == 200
+    assert service.database.stored_bytes("") == 0 and blobs.is_local
+
+
+def test_the_same_document_of_many_at_once(start):
+    running = start(FakeEngine(max_in_flight=8))
+    with ThreadPoolExecutor(16) as pool:
+        answers = [pool.submit(ask, running, document=image_chunk()) for _ in range(48)]
+        assert {answer.result().status_code for answer in answers} == {200}
+    assert not list(running.app.state.dsocr_service.settings.data.rglob("blobs/files/*/*"))
+
+
+def broken(text: str) -> str:
+    return "\r\n ".join(text[i : i + 76] for i in range(0, len(text), 76))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        broken,
+        lambda text: text.rstrip("="),
+        lambda text: text.replace("+", "-").replace("/", "_"),
+        lambda text: quote(text, safe=""),
+        lambda text: f" {text}\n",
+    ],
+)
+def test_base64_is_read_however_clients_write_it(service, written):
+    data = png(text="a")
+    data += b"\0" * (1 if len(data) % 3 == 0 else 0)  # so that there is padding
+    encoded = base64.b64encode(data).decode()
+    assert "+" in encoded and "/" in encoded
+    url = f"DATA:image/png;name=a.png;base64,{written(encoded)}"
+    for chunk in ({"url": url}, url):
+        answer = ask(service, document={"type": "image_url", "image_url": chunk})
+        assert answer.status_code == 200 and answer.json()["pages"][0]["status"] == "ok"
+
+
+def test_pages_with_spaces_and_no_pages_at_all(service):
+    document = {"type": "document_url", "document_url": data_url(pdf(4), "application/pdf")}
+    for pages, indices in [(" 0 , 2 - 3 ", [0, 2, 3]), ("", [0, 1, 2, 3]), ([], [0, 1, 2, 3])]:
+        answer = ask(service, document=document, pages=pages).json()
+        assert [page["index"] for page in answer["pages"]] == indices
 
 
 def test_streamed_pages_come_as_events(service):

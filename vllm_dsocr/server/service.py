@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from fnmatch import fnmatchcase
@@ -51,6 +52,7 @@ class Service:
         self.gate = FairGate(1, 1)  # sized when the engine is there
         self.metrics = Metrics(registry, self.gate, self._num_ready)
         self._documents = 0
+        self._locks = [threading.Lock() for _ in range(64)]
         self.incoming_bytes = 0  # of bodies whose requests have no answer yet
         self.is_open = False
 
@@ -115,14 +117,19 @@ class Service:
         if self.database.stored_bytes(owner) + len(data) > self.settings.quota_bytes:
             raise ApiError(413, "the quota of stored files is used up; delete some")
         sha256 = hashlib.sha256(data).hexdigest()
-        if not self.blobs.exists(file_key(sha256)):
-            self.blobs.write(file_key(sha256), data)
-        try:
-            return self.database.add_file(owner, sha256, clean_name(name), len(data), purpose)
-        except Exception:  # a full disk, most likely: bytes that nobody owns would stay for ever
-            if not self.database.is_stored(sha256):
-                self.blobs.delete(file_key(sha256))
-            raise
+        with self._lock(sha256):
+            if not self.blobs.exists(file_key(sha256)):
+                self.blobs.write(file_key(sha256), data)
+            try:
+                return self.database.add_file(owner, sha256, clean_name(name), len(data), purpose)
+            except Exception:  # a full disk, most likely: bytes nobody owns would stay for ever
+                if not self.database.is_stored(sha256):
+                    self.blobs.delete(file_key(sha256))
+                raise
+
+    def _lock(self, sha256: str) -> threading.Lock:
+        """Nobody deletes bytes between the moment they are found there and that of their record."""
+        return self._locks[int(sha256[:8], 16) % len(self._locks)]
 
     async def find(self, owner: str, file_id: str) -> StoredFile:
         """The client's own file. Raises ApiError 404."""
@@ -133,8 +140,12 @@ class Service:
 
     async def forget(self, file: StoredFile) -> None:
         """Deletes a file, and its bytes where no other record has the same."""
-        if await asyncio.to_thread(self.database.delete_file, file):
-            await asyncio.to_thread(self.blobs.delete, file_key(file.sha256))
+        await asyncio.to_thread(self._forget, file)
+
+    def _forget(self, file: StoredFile) -> None:
+        with self._lock(file.sha256):
+            if self.database.delete_file(file):
+                self.blobs.delete(file_key(file.sha256))
 
     def read_settings(
         self,

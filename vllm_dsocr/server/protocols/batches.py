@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from vllm_dsocr.page.prompt import PromptError
 from vllm_dsocr.server.auth import owner
 from vllm_dsocr.server.errors import ApiError, bad_request
-from vllm_dsocr.server.protocols import mistral
+from vllm_dsocr.server.protocols import intake, mistral
 from vllm_dsocr.server.routes import OcrRoute, jobs_of, service_of
 from vllm_dsocr.server.service import Service
 from vllm_dsocr.server.storage.tables import Job
@@ -170,8 +170,9 @@ async def _answer(service: Service, owner: str, line: dict[str, Any]) -> dict[st
     try:
         request = Line.model_validate(line).body
         mistral.check(service, request)
-        file = await mistral.stored_document(service, owner, request)
-        status, body = 200, await mistral.answer_document(service, file, request)
+        named = await mistral.stored_document(service, owner, request)
+        async with intake.read_once(service, named) as file:
+            status, body = 200, await mistral.answer_document(service, file, request)
     except ValidationError as error:
         first = error.errors()[0]
         status, body = 422, _error(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")

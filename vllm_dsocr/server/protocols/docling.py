@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -238,7 +239,9 @@ async def _from_form(request: Request, owner: str) -> ConvertSources:
         place = ".".join(map(str, first["loc"]))
         raise unreadable(f"{place}: {first['msg']}", place) from error
     target.check()
-    stored = [await service.store(owner, f.filename or "", await f.read()) for f in files]
+    stored = [
+        await service.store(owner, f.filename or "", await f.read(), intake.INLINE) for f in files
+    ]
     sources = [StoredSource(kind="stored", file_id=file.id) for file in stored]
     return ConvertSources(options=options, sources=list(sources), target=target)
 
@@ -317,15 +320,18 @@ async def _convert_one(
     service: Service, owner: str, source: Source, options: Options, progress: Progress | None
 ) -> dict[str, Any]:
     stored = await _stored(service, owner, source)
-    file = await service.find(owner, stored.file_id)
+    named = await service.find(owner, stored.file_id)
 
     async def on_page(_: Any, done: int, pages: int) -> None:
         if progress is not None:
             await progress(done, pages)
 
-    document = await service.read(
-        file, service.read_settings(), options.wanted(), on_page, options.document_timeout
-    )
+    async with AsyncExitStack() as stack:
+        if progress is None:  # a task keeps its sources for the case that it is taken over
+            await stack.enter_async_context(intake.read_once(service, named))
+        document = await service.read(
+            named, service.read_settings(), options.wanted(), on_page, options.document_timeout
+        )
     return await asyncio.to_thread(document_answer, document, options.answer_options())
 
 

@@ -8,9 +8,12 @@ from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Request
 
+from vllm_dsocr.document.blocks import Page
 from vllm_dsocr.server.auth import owner
+from vllm_dsocr.server.protocols import intake
 from vllm_dsocr.server.protocols.mistral_answer import AnswerOptions, page_answer
 from vllm_dsocr.server.routes import OcrRoute, service_of, until_disconnect
+from vllm_dsocr.server.work.reading import ReadDocument
 
 router = APIRouter(tags=["loader"], route_class=OcrRoute)
 
@@ -22,24 +25,25 @@ async def process(request: Request, owner: Annotated[str, Depends(owner)]) -> li
     data = await request.body()
     name = unquote(request.headers.get("x-filename", "")) or _name(request)
     async with service.place():
-        file = await service.store(owner, name, data)
-        document = await until_disconnect(request, service.read(file, service.read_settings()))
-    options = AnswerOptions()
-    return [
-        {
-            "page_content": page_answer(page, options, document.figure, 0)["markdown"],
-            "metadata": {
-                "source": file.name,
-                "page": page.number - 1,
-                "page_label": str(page.number),
-                "total_pages": len(document.pages),
-                "status": page.status,
-                "model": service.model,
-                **({"reason": page.reason} if page.reason else {}),
-            },
-        }
-        for page in document.pages
-    ]
+        named = await service.store(owner, name, data, intake.INLINE)
+        async with intake.read_once(service, named) as file:
+            document = await until_disconnect(request, service.read(file, service.read_settings()))
+    return [_page(page, document, service.model) for page in document.pages]
+
+
+def _page(page: Page, document: ReadDocument, model: str) -> dict[str, Any]:
+    return {
+        "page_content": page_answer(page, AnswerOptions(), document.figure, 0)["markdown"],
+        "metadata": {
+            "source": document.stored.name,
+            "page": page.number - 1,
+            "page_label": str(page.number),
+            "total_pages": len(document.pages),
+            "status": page.status,
+            "model": model,
+            **({"reason": page.reason} if page.reason else {}),
+        },
+    }
 
 
 def _name(request: Request) -> str:

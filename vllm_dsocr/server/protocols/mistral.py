@@ -39,7 +39,7 @@ router = APIRouter(tags=["ocr"], route_class=OcrRoute)
 JOB_KIND = "ocr"
 MAX_PAGE_INDEX = 1_000_000
 MAX_RANGES = 100_000  # characters
-_RANGE = re.compile(r"([0-9]{1,7})(?:-([0-9]{1,7}))?")
+_RANGE = re.compile(r"([0-9]{1,7})(?: *- *([0-9]{1,7}))?")
 
 
 class ImageUrl(BaseModel):
@@ -123,7 +123,7 @@ class OcrRequest(BaseModel):
 
     def wanted(self) -> list[int] | None:
         """Page numbers from 1, ascending, each once. Raises ApiError."""
-        if self.pages is None or self.pages == []:
+        if self.pages is None or self.pages in ([], ""):
             return None
         indices = parse_pages(self.pages) if isinstance(self.pages, str) else self.pages
         if any(not 0 <= index <= MAX_PAGE_INDEX for index in indices):
@@ -160,7 +160,8 @@ async def ocr(
     check(service, body)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(service.place())
-        file = await stored_document(service, owner, body)
+        named = await stored_document(service, owner, body)
+        file = await stack.enter_async_context(intake.read_once(service, named))
         if body.stream:
             return _Stream(_events(service, file, body), stack.pop_all())
         answer = await until_disconnect(request, answer_document(service, file, body))

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 
 from vllm_dsocr.server.auth import owner
-from vllm_dsocr.server.protocols import mistral
+from vllm_dsocr.server.protocols import intake, mistral
 from vllm_dsocr.server.routes import OcrRoute, jobs_of, service_of
+from vllm_dsocr.server.service import Service
 from vllm_dsocr.server.storage.database import ENDED
 from vllm_dsocr.server.storage.tables import Job
 
@@ -97,6 +98,14 @@ async def result(request: Request, owner: Owner, job_id: str) -> JSONResponse:
     return JSONResponse(await jobs.result(job))
 
 
+async def _forget_document(service: Service, job: Job) -> None:
+    """What was sent with the job goes with it; uploads stay."""
+    file_id = job.body["document"]["file_id"]
+    file = await asyncio.to_thread(service.database.file, job.owner, file_id)
+    if file is not None and file.purpose == intake.INLINE:
+        await service.forget(file)
+
+
 @router.delete("/{job_id}")
 async def delete(request: Request, owner: Owner, job_id: str) -> dict[str, Any]:
     """Cancels a job that goes on; forgets one that has ended, with its result."""
@@ -104,4 +113,5 @@ async def delete(request: Request, owner: Owner, job_id: str) -> dict[str, Any]:
     job = await jobs.find(owner, job_id, mistral.JOB_KIND)
     if not await jobs.cancel(job):
         await jobs.delete([job])
+        await _forget_document(service_of(request), job)
     return {"id": job.id, "object": "ocr.job", "deleted": True}

@@ -13,7 +13,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Select, create_engine, delete, event, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    create_engine,
+    delete,
+    event,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
@@ -77,13 +87,13 @@ class Database:
             return file if file is not None and owner in (None, file.owner) else None
 
     def files(self, owner: str, limit: int = 100, offset: int = 0) -> list[StoredFile]:
-        """Newest first."""
-        query = select(StoredFile).where(StoredFile.owner == owner)
+        """Those the owner has uploaded, newest first; purposes with a slash are our own."""
+        query = select(StoredFile).where(*_uploaded(owner))
         return self._all(query.order_by(StoredFile.created.desc()).limit(limit).offset(offset))
 
     def num_files(self, owner: str) -> int:
         with self._sessions() as session:
-            query = select(func.count()).select_from(StoredFile).where(StoredFile.owner == owner)
+            query = select(func.count()).select_from(StoredFile).where(*_uploaded(owner))
             return int(session.scalar(query) or 0)
 
     def stored_bytes(self, owner: str) -> int:
@@ -251,6 +261,10 @@ class Database:
     def _all(self, query: Select[Any]) -> list[Any]:
         with self._sessions() as session:
             return list(session.scalars(query))
+
+
+def _uploaded(owner: str) -> tuple[ColumnElement[bool], ...]:
+    return StoredFile.owner == owner, StoredFile.purpose.not_like("%/%")
 
 
 def _num_changed(result: Any) -> int:
