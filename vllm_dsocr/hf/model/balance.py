@@ -17,20 +17,32 @@ import torch
 from torch import Tensor
 
 from vllm_dsocr.config import IGNORE_INDEX
+from vllm_dsocr.hf.model.packing import sequence_ids
 
 
 class Balance:
     """One pass with labels.
 
-    weights: (B,) fp32, what each sequence counts; they add up to one over the whole batch.
+    sequences: (B, S) int64, which one each token belongs to; a row may hold several.
+    weights: (n,) fp32, what each sequence counts; they add up to one over the whole batch.
     tokens: (B, S) bool, true where no padding is; None where all are real.
     """
 
     def __init__(
-        self, targets: Tensor, attention_mask: Tensor | None, num_items: Tensor | int | None
+        self,
+        targets: Tensor,
+        attention_mask: Tensor | None,
+        num_items: Tensor | int | None,
+        position_ids: Tensor | None = None,
     ) -> None:
-        """targets: (B, S'), what is to be predicted. num_items: labels of the whole batch."""
-        counts = (targets != IGNORE_INDEX).sum(dim=1).float()
+        """targets: (B, S), what is to be predicted. num_items: labels of the whole batch."""
+        rows, length = targets.shape
+        masked = attention_mask is not None
+        sequences = sequence_ids(rows, length, position_ids, masked)
+        self.sequences = sequences.to(targets.device)
+        counted = (targets != IGNORE_INDEX).flatten().float()
+        counts = counted.new_zeros(int(sequences.max()) + 1)
+        counts.index_add_(0, self.sequences.flatten(), counted)
         total = counts.sum().clamp(min=1) if num_items is None else num_items
         self.weights = counts / (total.to(counts.device) if isinstance(total, Tensor) else total)
         self.tokens: Tensor | None = None

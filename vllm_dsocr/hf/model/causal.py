@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -85,10 +86,11 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
         shift_labels = kwargs.pop("shift_labels", None)
         shifted = shift_labels is not None or labels is None
         targets = shift_labels if shifted else next_tokens(labels)
-        targets = None if targets is None else targets[:, rows].contiguous()
         num_items = kwargs.get("num_items_in_batch")
         if self.training:
-            kwargs["balance"] = self._balance(targets, attention_mask, num_items)
+            kept = targets if targets is None else _only(targets, rows)
+            kwargs["balance"] = self._balance(kept, attention_mask, position_ids, num_items)
+        targets = None if targets is None else targets[:, rows].contiguous()
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -119,14 +121,18 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
         )
 
     def _balance(
-        self, targets: Tensor | None, attention_mask: Tensor | None, num_items: Tensor | int | None
+        self,
+        targets: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        num_items: Tensor | int | None,
     ) -> Balance | None:
         if not self.config.aux_loss_alpha:
             return None
         if targets is None:
             logger.warning_once("a pass without labels: the router's balance loss is left out")
             return None
-        return Balance(targets, attention_mask, num_items)
+        return Balance(targets, attention_mask, num_items, position_ids)
 
     def _loss_and_logits(
         self, hidden: Tensor, targets: Tensor | None, num_items: Tensor | int | None
@@ -185,3 +191,10 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
             eval_mode=eval_mode,
             generation=generation,
         )
+
+
+def _only(targets: Tensor, kept: slice | Tensor) -> Tensor:
+    """(B, S) with what is not kept ignored."""
+    left = torch.full_like(targets, IGNORE_INDEX)
+    left[:, kept] = targets[:, kept]
+    return left

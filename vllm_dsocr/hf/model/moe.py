@@ -116,20 +116,21 @@ class MoE(nn.Module):
 
         Per sequence if `seq_aux`; else over all sequences of the pass, weighing as they do.
         """
-        rows, length, experts = scores.shape
-        real = scores.new_ones(rows, length) if balance.tokens is None else balance.tokens
-        real = real.to(scores)
+        experts, k = scores.shape[-1], chosen.shape[-1]
         weights = balance.weights.to(scores)
-        ids = chosen.view(rows, -1)  # (B, S*k)
-        counts = scores.new_zeros(rows, experts)
-        counts.scatter_add_(1, ids, real.repeat_interleave(ids.shape[1] // length, dim=1))
-        sums = (scores * real[..., None]).sum(dim=1)  # (B, E)
-        tokens = real.sum(dim=1, keepdim=True)
+        scores = scores.flatten(0, 1)  # (T, E)
+        member = F.one_hot(balance.sequences.to(scores.device).flatten(), len(weights)).to(scores)
+        if balance.tokens is not None:
+            member = member * balance.tokens.to(scores).flatten()[:, None]
+        picked = torch.zeros_like(scores).scatter(1, chosen, 1.0)
+        with torch.autocast(scores.device.type, enabled=False):
+            counts, sums = member.T @ picked, member.T @ scores  # (n, E)
+        tokens = member.sum(0)[:, None]
         if not self.config.seq_aux:
             counts, sums, tokens = (t.sum(0, keepdim=True) for t in (counts, sums, tokens))
             weights = weights.sum(0, keepdim=True)
         tokens = tokens.clamp(min=1)
-        share = counts * experts / (tokens * (ids.shape[1] // length))  # 1 where load is even
+        share = counts * experts / (tokens * k)  # 1 where load is even
         return self.config.aux_loss_alpha * (weights @ (share * sums / tokens).sum(dim=1))
 
 

@@ -3,8 +3,18 @@
 samples -> data -> PageTrainer (parts, adapters, reading held-out pages) -> saving
 """
 
-from vllm_dsocr.hf.training.data import PageCollator, PageDataset, PageStream, RecordCollator
-from vllm_dsocr.hf.training.data.samples import DataError, Sample, iter_samples, read_samples
+from vllm_dsocr.hf.training.data import (
+    DataError,
+    PackedDataset,
+    PackedStream,
+    PageCollator,
+    PageDataset,
+    PageStream,
+    RecordCollator,
+    Sample,
+    iter_samples,
+    read_samples,
+)
 from vllm_dsocr.hf.training.parts import checkpoint_towers, freeze, part_of
 from vllm_dsocr.hf.training.reading import read_pages
 from vllm_dsocr.hf.training.run import make_trainer, train
@@ -13,6 +23,8 @@ from vllm_dsocr.hf.training.trainer import PageTrainer
 
 __all__ = [
     "DataError",
+    "PackedDataset",
+    "PackedStream",
     "PageCollator",
     "PageDataset",
     "PageStream",

@@ -11,7 +11,13 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from vllm_dsocr.hf.model import DeepseekOCRForCausalLM
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
-from vllm_dsocr.hf.training.data import PageCollator, PageDataset, PageStream
+from vllm_dsocr.hf.training.data import (
+    PackedDataset,
+    PackedStream,
+    PageCollator,
+    PageDataset,
+    PageStream,
+)
 from vllm_dsocr.hf.training.data.samples import DataError, iter_samples, read_samples
 from vllm_dsocr.hf.training.lora import add_lora, loading
 from vllm_dsocr.hf.training.parts import PARTS, checkpoint_towers, freeze
@@ -20,6 +26,8 @@ from vllm_dsocr.hf.training.settings import SettingsError, TrainSettings
 from vllm_dsocr.hf.training.trainer import PageTrainer
 
 logger = logging.getLogger(__name__)
+
+TrainData = PageDataset | PageStream | PackedDataset | PackedStream
 
 
 def train(settings: TrainSettings, resume: bool = False) -> dict[str, float]:
@@ -67,12 +75,19 @@ def make_trainer(settings: TrainSettings, processor: DeepseekOCRProcessor) -> Pa
     )
 
 
-def open_data(settings: TrainSettings, processor: DeepseekOCRProcessor) -> PageDataset | PageStream:
+def open_data(settings: TrainSettings, processor: DeepseekOCRProcessor) -> TrainData:
     """The samples to train on: all of them as ids, or one by one where they are streamed."""
+    room = settings.packing
     if settings.stream:
         source = partial(iter_samples, settings.data, settings.prompt)
-        return PageStream(source, processor, settings.max_length)
-    return _dataset(settings.data, settings, processor)
+        stream = PageStream(source, processor, settings.max_length)
+        return PackedStream(stream, room) if room else stream
+    pages = _dataset(settings.data, settings, processor)
+    if not room:
+        return pages
+    packed = PackedDataset(pages, room)
+    logger.warning("%s: %s", settings.data, packed.filled)
+    return packed
 
 
 def _dataset(path: str, settings: TrainSettings, processor: DeepseekOCRProcessor) -> PageDataset:

@@ -37,6 +37,7 @@ class TrainSettings:
     rates: learning rates of parts; the others have the Trainer's.
     early_stopping: end after so many evaluations that are no better than the best.
     max_length: tokens; pages with more are left out.
+    packing: tokens of a row that several pages share; None: a row for each page.
     skip_bad: leave out samples that cannot be used.  stream: read data as it is needed.
     eval_pages: how many of eval_data are read for the character error rate.
     trainer: arguments of transformers' TrainingArguments.
@@ -54,6 +55,7 @@ class TrainSettings:
     early_stopping: int | None = None
     lean_loss: bool = True
     max_length: int | None = None
+    packing: int | None = None
     skip_bad: bool = False
     stream: bool = False
     eval_pages: int = 32
@@ -93,6 +95,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "skip_bad": ((bool,), "true or false"),
     "stream": ((bool,), "true or false"),
     "max_length": ((int, _NULL), "a number of tokens"),
+    "packing": ((int, _NULL), "a number of tokens"),
     "eval_pages": ((int,), "a number of pages"),
     "early_stopping": ((int, _NULL), "a number of evaluations"),
 }
@@ -120,6 +123,8 @@ def _checked(values: dict[str, Any]) -> TrainSettings:
     allowed = _names(TrainingArguments) - set(OWN_ARGUMENTS)
     trainer = _mapping("trainer", values.get("trainer") or {}, allowed)
     values["trainer"] = {name: _number(name, value) for name, value in trainer.items()}
+    if values.get("packing") is not None and values["packing"] < 1:
+        raise SettingsError(f"packing must be a number of tokens, got {values['packing']!r}")
     if values.get("stream") and trainer.get("max_steps", -1) < 1:
         raise SettingsError("with stream the data has no known length: set trainer.max_steps")
     if trainer.get("greater_is_better") and is_error_rate(trainer.get("metric_for_best_model")):

@@ -31,16 +31,23 @@ class PageCollator:
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """input_ids, labels, attention_mask, images_seq_mask (B, S) and the processor's views.
 
-        Raises DataError for an image that cannot be read.
+        Rows of several pages, see `packing`, become one row without padding, whose position_ids
+        (1, S) take the place of the mask. Raises DataError for an image that cannot be read.
         """
-        ids = _padded([item["input_ids"] for item in items], self.processor.pad_token_id)
-        labels = _padded([item["labels"] for item in items], IGNORE_INDEX)
-        real = _padded([torch.ones_like(item["input_ids"]) for item in items], 0)
-        # Not by the ids: in an answer the tag is text that no image stands behind.
-        seen = _padded([item["seen"] for item in items], 0).bool()
         pages = [self._page(image) for item in items for image in item["images"]]
-        masks = {"attention_mask": real, "images_seq_mask": seen}
-        return {"input_ids": ids, "labels": labels, **masks, **vision_inputs(pages)}
+        batch = _in_one_row(items) if "position_ids" in items[0] else self._padded(items)
+        return {**batch, **vision_inputs(pages)}
+
+    def _padded(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {
+            "input_ids": _padded(
+                [item["input_ids"] for item in items], self.processor.pad_token_id
+            ),
+            "labels": _padded([item["labels"] for item in items], IGNORE_INDEX),
+            "attention_mask": _padded([torch.ones_like(item["input_ids"]) for item in items], 0),
+            # Not by the ids: in an answer the tag is text that no image stands behind.
+            "images_seq_mask": _padded([item["seen"] for item in items], 0).bool(),
+        }
 
     def _page(self, image: Path | bytes) -> Any:
         try:
@@ -63,6 +70,15 @@ class RecordCollator:
         """See PageCollator. Raises ValueError for records that cannot be used."""
         samples = [sample_from(record, self.folder) for record in records]
         return PageCollator(self.processor)([tokens(s, self.processor) for s in samples])
+
+
+def _in_one_row(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One row whatever the batch: kernels for several sequences in a row take no more."""
+    keys = {"input_ids": "input_ids", "labels": "labels", "position_ids": "position_ids",
+            "images_seq_mask": "seen"}  # fmt: skip
+    row = {name: torch.cat([item[key] for item in items])[None] for name, key in keys.items()}
+    ids = {name: row[name].long() for name in ("input_ids", "labels")}
+    return {**row, **ids, "use_cache": False}  # with a cache positions say nothing of masks
 
 
 def _padded(rows: Sequence[Tensor], value: int) -> Tensor:
