@@ -10,9 +10,8 @@ from typing import Any
 from vllm_dsocr.evaluation import fox, olmocr_bench, omnidocbench
 from vllm_dsocr.evaluation.bench.pages import omnidocbench_file
 
-_LANGUAGES = {"en": "language: english", "zh": "language: simplified_chinese"}
-_EDITS = {"text": "text_edit", "formula": "formula_edit", "table": "table_edit",
-          "order": "order_edit"}  # fmt: skip
+_LANGUAGES = ("language: english", "language: simplified_chinese")
+_EDITS = ("text_edit", "formula_edit", "table_edit", "order_edit")
 
 
 def estimate(benchmark: str, data: Path, out: Path) -> dict[str, Any]:
@@ -43,12 +42,11 @@ def _fox(name: str, scores: Mapping[str, Any]) -> float | None:
 
 
 def _omnidocbench(name: str, scores: Mapping[str, Any]) -> float | None:
-    """`overall` is the mean of the four edit distances."""
-    metric, _, language = name.rstrip(")").partition(" (")
-    row = scores.get(_LANGUAGES[language])
-    if row is None:
-        return None
-    if metric != "overall":
-        return row.get(_EDITS[metric])
-    values = [row[key] for key in _EDITS.values() if row.get(key) is not None]
-    return fmean(values) if values else None
+    """The only name published: the mean over languages of the mean of the four edit distances."""
+    rows = [scores[language] for language in _LANGUAGES if scores.get(language)]
+    return fmean(map(_overall, rows)) if len(rows) == len(_LANGUAGES) else None
+
+
+def _overall(row: Mapping[str, Any]) -> float:
+    values = [row[key] for key in _EDITS if row.get(key) is not None]
+    return fmean(values) if values else 1.0
