@@ -59,7 +59,7 @@ class DeferredEngine:
 
 async def make_engine(choice: EngineChoice) -> Engine:
     """The engine asked for, not yet entered. Raises EngineLost, ImportError with a hint."""
-    if choice.server:
+    if choice.server is not None:
         from vllm_dsocr.server_engine import ServerEngine
 
         limit = {"max_in_flight": choice.concurrency, "max_retries": choice.server_retries}

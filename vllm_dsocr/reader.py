@@ -10,15 +10,19 @@ Each has an async variant whose name begins with `a`. The command line is a call
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from vllm_dsocr.document.blocks import Page
 from vllm_dsocr.engine import Completion, Engine, Request
 from vllm_dsocr.hosts import EngineChoice, make_engine
+from vllm_dsocr.loop import LoopThread
+from vllm_dsocr.options import check_values
 from vllm_dsocr.page.fetch import fetch, is_url, url_name
 from vllm_dsocr.page.files import ReadOptions, iter_pages
 from vllm_dsocr.page.ranges import ALL_PAGES, PageRanges
@@ -47,34 +51,37 @@ class Reader:
     options: the fields of `hosts.EngineChoice` (server, model, engine, ...), of
     `pipeline.settings.ReadSettings` (task, mode, dpi, ...), of `Effort` (retries, timeout, ...) and
     of `render.finished.RenderOptions` (tables, math, ...); `password` of PDFs.  Raises TypeError
-    for any other.  Use it in `with` or `async with`.
+    for any other, ValueError for a value that one does not take.  Use it in `with`, in as many
+    threads as you like, or in `async with`.
     """
 
     def __init__(self, *, password: str | None = None, **options: Any) -> None:
         unknown = sorted(options.keys() - _CHOICE - _SETTINGS - _EFFORT - _RENDERING)
         if unknown:
             raise TypeError(f"Reader has no option {unknown[0]!r}")
+        check_values(options)
         self.choice = EngineChoice(**_only(options, _CHOICE))
         effort = _only(options, _EFFORT)
-        if self.choice.server and effort.get("timeout") is None:
+        if self.choice.server is not None and effort.get("timeout") is None:
             effort["timeout"] = SERVER_TIMEOUT
         self.effort = Effort(**effort)
         self._settings = _only(options, _SETTINGS)
         self._rendering = RenderOptions(**_only(options, _RENDERING))
         self._password = password
         self._engine: _KeptEngine | None = None
-        self._runner: asyncio.Runner | None = None
+        self._loop: LoopThread | None = None
+        self._making = asyncio.Lock()
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         ReadSettings("", **self._settings).prompt  # noqa: B018  raises for what is no task
 
     def __enter__(self) -> Reader:
-        self._runner = asyncio.Runner()
+        self._loop = LoopThread()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        assert self._runner is not None
-        self._runner.run(self.aclose())
-        self._runner.close()
-        self._runner = None
+        assert self._loop is not None
+        loop, self._loop = self._loop, None
+        loop.close(self.aclose())
 
     async def __aenter__(self) -> Reader:
         return self
@@ -126,17 +133,23 @@ class Reader:
     ) -> Document:
         """One file, or URL, as a document, in a folder below `out` or else in a temporary one.
 
-        pages: such as "1-3,7".  Raises PageError for a file that cannot be read or has no such
-        page, and what `arun` raises.
+        pages: such as "1-3,7".  Those that ask for the same file in the same `out` take turns.
+        Raises PageError for a file that cannot be read or has no such page, ValueError for `pages`
+        that are none, and what `arun` raises.
         """
+        if not isinstance(source, str | os.PathLike):
+            raise TypeError("convert takes a path or URL; read takes images and their bytes too")
+        wanted = PageRanges.parse(str(pages))
         keep = tempfile.TemporaryDirectory(prefix="dsocr-")
         target = Path(out) if out is not None else Path(keep.name) / "out"
         (place,) = await asyncio.to_thread(fetched, [str(source)], Path(keep.name), allow_hosts)
         inputs = find_inputs([place], target)
         if len(inputs.files) != 1:
             raise PageError(f"{source} is a folder; convert takes one file")
-        output = OutputSettings(PageRanges.parse(pages), options=self._rendering)
-        (summary,) = await self.arun(inputs, target, output)
+        output = OutputSettings(wanted, options=self._rendering)
+        key = os.path.abspath(target), inputs.files[0].identity
+        async with self._turns.setdefault(key, asyncio.Lock()):
+            (summary,) = await self.arun(inputs, target, output)
         if summary["failed"] or not summary["statuses"]:
             raise PageError(f"{source}: {summary['reason']}")
         return Document(target / inputs.files[0].name, keep)
@@ -169,14 +182,15 @@ class Reader:
         return self._run(self.aread(source, number))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._runner is None:
+        if self._loop is None:
             work.close()
             raise RuntimeError("a Reader is used inside `with Reader(...) as reader:`")
-        return self._runner.run(work)
+        return self._loop.run(work)
 
     async def _ready(self) -> _KeptEngine:
-        if self._engine is None:
-            self._engine = _KeptEngine(await make_engine(self.choice))
+        async with self._making:  # callers that come at once share the one that is made
+            if self._engine is None:
+                self._engine = _KeptEngine(await make_engine(self.choice))
         return self._engine
 
     def _image(self, source: Source, number: int) -> Any:
@@ -201,6 +215,7 @@ class _KeptEngine:
         self.model = engine.model
         self._engine = engine
         self._is_entered = False
+        self._entering = asyncio.Lock()
 
     @property
     def max_in_flight(self) -> int:
@@ -211,9 +226,10 @@ class _KeptEngine:
         return self._engine.versions
 
     async def __aenter__(self) -> _KeptEngine:
-        if not self._is_entered:
-            await self._engine.__aenter__()
-            self._is_entered = True
+        async with self._entering:
+            if not self._is_entered:
+                await self._engine.__aenter__()
+                self._is_entered = True
         return self
 
     async def __aexit__(self, *exception: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ except ImportError as error:
     raise ImportError("talking to a server needs: pip install 'vllm-dsocr[client]'") from error
 
 MAX_IN_FLIGHT = 16
+_logger = logging.getLogger(__name__)
 MAX_RETRIES = 8  # the client's back-off then spans about 40 s
 TIMEOUT_SECONDS = 600.0
 _PROBE_SECONDS = 10.0
@@ -164,9 +166,21 @@ class ServerEngine:
         return answer if isinstance(answer, Mapping) else {}
 
 
+async def _models(client: openai.AsyncOpenAI) -> object:
+    """What the server lists. A server may be about to start: that it is waited for is said."""
+    if client.max_retries:
+        try:
+            return await client.with_options(max_retries=0).get("/models", cast_to=object)
+        except openai.APIConnectionError as error:
+            _logger.warning("no answer from %s yet: %s", client.base_url, _sentence(error))
+        except openai.OpenAIError:
+            pass
+    return await client.get("/models", cast_to=object)
+
+
 async def _first_model(client: openai.AsyncOpenAI) -> str:
     try:
-        answer = await client.get("/models", cast_to=object)
+        answer = await _models(client)
     except openai.AuthenticationError as error:
         raise EngineLost(
             f"{client.base_url} wants a key: OPENAI_API_KEY has none of its"

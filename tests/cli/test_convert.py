@@ -180,6 +180,10 @@ def test_a_server_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
         ("--shard", "3/2", "counts from 1 to N"),
         ("--shard", "0/2", "counts from 1 to N"),
         ("--shard", "half", "'half' is not I/N"),
+        ("--server", "", "'' is no server's address"),
+        ("--server", "http://localhost:99999", "is no server's address"),
+        ("--server", "ftp://localhost", "is no server's address"),
+        ("--output", "", "a PATH or OUT is empty"),
     ],
 )
 def test_wrong_options_are_named(tmp_path: Path, option: str, value: str, words: str) -> None:

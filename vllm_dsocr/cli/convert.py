@@ -378,16 +378,23 @@ def convert(
         raise typer.BadParameter(f"-o - takes a format of one file, {formats[0]} is several")
     if to_stdout and shard != WHOLE:
         raise typer.BadParameter("-o - writes one document, --shard takes part of several")
+    if not out or not all(paths):  # most likely a variable of the shell that is not set
+        raise typer.BadParameter("a PATH or OUT is empty")
+    if server is not None and (engine or engine_args):
+        raise typer.BadParameter("--engine and --engine-arg are of this process, not of a --server")
     if retry_failed and force:
         raise typer.BadParameter("--force reads all pages again, --retry-failed some of them")
-    reader = Reader(
-        **_choice(server, engine, model, concurrency, server_retries, dict(engine_args)),
-        task=task, mode=mode, dpi=dpi, alpha=alpha, max_tokens=max_tokens, password=password,
-        confidence=confidence,
-        retries=retries, timeout=timeout, max_failures=max_failures, auto_rotate=auto_rotate,
-        text_layer=fallback is not None,
-        again="all" if force else "failed" if retry_failed else "unanswered",
-    )  # fmt: skip
+    try:
+        reader = Reader(
+            **_choice(server, engine, model, concurrency, server_retries, dict(engine_args)),
+            task=task, mode=mode, dpi=dpi, alpha=alpha, max_tokens=max_tokens, password=password,
+            confidence=confidence,
+            retries=retries, timeout=timeout, max_failures=max_failures, auto_rotate=auto_rotate,
+            text_layer=fallback is not None,
+            again="all" if force else "failed" if retry_failed else "unanswered",
+        )  # fmt: skip
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     options = RenderOptions(tables, math, markdown, furniture, page_comments, join_pages)
     output = OutputSettings(pages, formats[:1] if to_stdout else formats, options)
     with tempfile.TemporaryDirectory(prefix="dsocr-") as scratch:

@@ -1,13 +1,14 @@
 """A PDF file -> its pages as upright RGB images, one at a time. Needs pypdfium2.
 
-PDFium is not safe to use from several threads at once: callers keep to one thread. Knows nothing
-of tiles or models.
+PDFium is not safe to use from several threads at once: they take turns here. Knows nothing of tiles
+or models.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pypdfium2
     from PIL import Image
 
+_TURN = threading.RLock()  # of the process, as PDFium is
 POINTS_PER_INCH = 72
 DEFAULT_DPI = 144  # what the official PDF script renders at
 MAX_PDF_PIXELS = 40_000_000  # A0 at 144 dpi has 32 million; larger pages are rendered coarser
@@ -41,7 +43,7 @@ class PdfFile:
         with _pdf_errors("the PDF is damaged or no PDF at all"):
             self._pdf = _open(os.fspath(path), password)
             self._pdf.init_forms()  # else what was filled in is not drawn
-        self.num_pages = len(self._pdf)
+            self.num_pages = len(self._pdf)
 
     def size_points(self, number: int) -> tuple[float, float]:
         """(width, height) of page `number` (from 1) as displayed, in points."""
@@ -89,7 +91,8 @@ class PdfFile:
 
     def close(self) -> None:
         """Gives the file and PDFium's memory back."""
-        self._pdf.close()
+        with _TURN:
+            self._pdf.close()
 
 
 def _scale(size_points: tuple[float, float], dpi: float, max_pixels: int) -> float:
@@ -126,9 +129,10 @@ def _pdfium() -> type[pypdfium2]:
 
 @contextmanager
 def _pdf_errors(sentence: str) -> Iterator[None]:
-    """What PDFium raises, as PageError with that sentence."""
+    """This thread's turn; what PDFium raises is a PageError with that sentence."""
     pdfium = _pdfium()
     try:
-        yield
+        with _TURN:
+            yield
     except pdfium.PdfiumError as error:
         raise PageError(_REASONS.get(getattr(error, "err_code", 0), sentence)) from error

@@ -12,7 +12,7 @@ from vllm_dsocr.pipeline.finish import reopen
 from vllm_dsocr.pipeline.outputs import write_format
 from vllm_dsocr.pipeline.store import DocumentFolder
 from vllm_dsocr.render.finished import figure_path
-from vllm_dsocr.render.formats import DEFAULT_FORMATS, FORMATS
+from vllm_dsocr.render.formats import DEFAULT_FORMATS, FORMATS, Format
 
 if TYPE_CHECKING:
     from docling_core.types.doc import DoclingDocument
@@ -62,8 +62,8 @@ class Document:
         return json.loads(self.text("json"))
 
     def text(self, format: str) -> str:
-        """In any format of `render.formats.FORMATS` that is one text file."""
-        return FORMATS[format].text(self._document)
+        """In any format of `render.formats.FORMATS` that is one text file, else ValueError."""
+        return _format(format).text(self._document)
 
     def to_docling(self) -> DoclingDocument:
         """For Docling. Raises ImportError without docling-core."""
@@ -73,9 +73,16 @@ class Document:
         return DoclingDocument.model_validate_json(data)
 
     def save(
-        self, folder: str | Path, formats: tuple[str, ...] | list[str] = DEFAULT_FORMATS
+        self, folder: str | Path, formats: tuple[str, ...] | list[str] | str = DEFAULT_FORMATS
     ) -> Path:
-        """Writes the formats, and the figures they link to, into a folder, which is returned."""
+        """Writes the formats, and the figures they link to, into a folder, which is returned.
+
+        formats: names, also in one text with commas.  Raises ValueError for one there is not.
+        """
+        if isinstance(formats, str):
+            formats = [name.strip() for name in formats.split(",")]
+        for name in formats:
+            _format(name)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name in formats:
@@ -86,3 +93,9 @@ class Document:
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(self._document.figure(figure))
         return folder
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise ValueError(f"{name!r} is not one of {', '.join(FORMATS)}")
+    return FORMATS[name]
