@@ -17,13 +17,15 @@ import pytest
 from PIL import Image
 
 from benchmarks.serving import data_url
-from examples.demo import free_port
+from examples.demo import LINES, free_port
 from tests.docker import clean_root
 from tests.fake_server import fake_server
+from vllm_dsocr.metrics import edit_distance
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "docker" / "scripts"
 VENV = "/opt/dsocr"
+CPU_VENV = "/opt/dsocr-cpu"
 EXTRAS = "server,client,pdf,postgres"
 NO_TORCH = "import importlib.util as u; assert not any(map(u.find_spec, ['torch', 'vllm']))"
 
@@ -119,3 +121,39 @@ def test_the_gateway_serves_as_a_user_without_rights_on_a_read_only_root(install
             status = Path(f"/proc/{process.pid}/status").read_text()
             assert "Uid:\t10001" in status
     assert (installed / "data/dsocr").stat().st_uid == 10001
+
+
+@pytest.fixture(scope="module")
+def cpu_server(root: Path) -> Path:
+    """docker/Dockerfile.cpu's steps, from a wheelhouse of pinned packages, without a network."""
+    wheels = root / "wheels-cpu"
+    if not any(wheels.glob("vllm_dsocr-*.whl")):
+        script = SCRIPTS / "make-wheelhouse.sh"
+        environment = {**os.environ, "PYTHON": sys.executable}
+        subprocess.run([script, wheels, "cpu"], check=True, env=environment)
+    shutil.copytree(ROOT / "examples/reader", root / "opt/reader", dirs_exist_ok=True)
+    if not (root / CPU_VENV[1:] / "bin/dsocr").exists():
+        script = "/src/docker/scripts/install-cpu.sh"
+        clean_root.run(root, script, "/src", CPU_VENV, offline=True, WHEELHOUSE="/wheels-cpu")
+    return root
+
+
+def test_the_cpu_image_serves_the_reader_to_whoever_asks(cpu_server, tmp_path):
+    port, log = free_port(), tmp_path / "log"
+    command = (f"{CPU_VENV}/bin/dsocr", "serve", "/opt/reader", "--host", "127.0.0.1")
+    variables = {
+        "DSOCR_DATA": "/data/dsocr",
+        "XDG_CACHE_HOME": "/data/cache",
+        "VLLM_CACHE_ROOT": "/data/cache/vllm",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+    url = f"http://127.0.0.1:{port}"
+    with clean_root.served(
+        cpu_server, *command, "--port", str(port), log=log, variables=variables
+    ) as process:
+        wait_for(f"{url}/readyz", process, log, 900)
+        page = data_url(Image.open(LINES.page).convert("RGB"))
+        body = {"document": {"type": "image_url", "image_url": page}, "task": "free"}
+        answer = httpx.post(f"{url}/v1/ocr", json=body, timeout=600).json()["pages"][0]
+    truth = LINES.truth.read_text()
+    assert edit_distance(answer["markdown"].strip(), truth.strip()) < 0.1 * len(truth)
