@@ -1,12 +1,14 @@
 """The OCR service under load, inside vLLM's server with the bundled reader.
 
     python -m benchmarks.service [--documents 32] [--pages 10] [--single 20] [--sheets 12]
+    python -m benchmarks.service --without-model 0.5      the service alone, see stub_service.py
 
 Many documents of several pages at once, while another client asks for one page after another: how
 long those take, alone and beside the load; the memory of the front end (API server and processes
 that draw) at its peak; whether every page is there and is its own. Then A4 pages one by one: the
 front end's processor time for a page as PDF and as JPEG by `/v1/ocr`, and for the same JPEG by the
-chat route. No page is sent twice. Prints a table and, as the last line, one JSON object.
+chat route. No page is sent twice; without a model every page has to be right to the pixel. Prints a
+table and, as the last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ import io
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +35,13 @@ import psutil
 from PIL import Image, ImageDraw
 
 from benchmarks.machine import headline, machine
-from examples.demo import READER, served
+from benchmarks.stub_service import digest
+from examples.demo import READER, free_port, served
 from examples.reader_training.pages import PAGE_SIDE, Page, load_font, render_page
 from vllm_dsocr.cli.engines import positive
 from vllm_dsocr.metrics import edit_distance
+from vllm_dsocr.page.pdf import PdfFile
+from vllm_dsocr.page.source import open_image
 from vllm_dsocr.render.pdf.pictures import Picture, picture_pdf
 
 DPI = 144
@@ -64,10 +71,10 @@ class Got:
     seconds: float
 
 
-def printed(count: int, seed: int) -> list[Page]:
-    """Pages of the reader's kind."""
-    rngs = (random.Random(seed + number) for number in range(count))
-    return [render_page(rng, held_out=True, max_chars=MAX_CHARS) for rng in rngs]
+def printed(count: int, seed: int) -> Iterator[Page]:
+    """Pages of the reader's kind, drawn when they are asked for."""
+    for number in range(count):
+        yield render_page(random.Random(seed + number), held_out=True, max_chars=MAX_CHARS)
 
 
 def jpeg(image: Image.Image) -> bytes:
@@ -76,11 +83,22 @@ def jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def document(pages: Sequence[Page]) -> Sent:
+def document(pages: Sequence[Page], by_pixels: bool) -> Sent:
     """A PDF with a picture a page, drawn again at its own resolution."""
     side = PAGE_SIDE * 72 / DPI
     pictures = (Picture(jpeg(page.image), *page.image.size, (side, side)) for page in pages)
-    return Sent(request(b"".join(picture_pdf(pictures)), "pdf"), [page.text for page in pages])
+    data = b"".join(picture_pdf(pictures))
+    texts = digests(data) if by_pixels else [page.text for page in pages]
+    return Sent(request(data, "pdf"), texts)
+
+
+def digests(data: bytes) -> list[str]:
+    """What the engine without a model has to say of each page of a PDF."""
+    with tempfile.NamedTemporaryFile(suffix=".pdf") as file:
+        file.write(data)
+        file.flush()
+        pdf = PdfFile(Path(file.name))
+        return [digest(pdf.image(number, DPI)) for number in range(1, pdf.num_pages + 1)]
 
 
 def request(data: bytes, kind: str) -> Body:
@@ -169,14 +187,16 @@ class FrontEnd:
 
 
 async def one_after_another(
-    client: httpx.AsyncClient, pages: Sequence[Page], until: Callable[[], bool]
-) -> list[tuple[Page, Got]]:
+    client: httpx.AsyncClient, pages: Iterable[Page], by_pixels: bool, until: Callable[[], bool]
+) -> list[tuple[str, Got]]:
     """Single pages, the next one when the last is there."""
     done = []
     for page in pages:
         if until():
             break
-        done.append((page, await ocr(client, request(jpeg(page.image), "jpeg"))))
+        data = jpeg(page.image)
+        text = digest(open_image(data)) if by_pixels else page.text
+        done.append((text, await ocr(client, request(data, "jpeg"))))
     return done
 
 
@@ -210,14 +230,17 @@ def rightness(sent: Sequence[Sent], got: Sequence[Got]) -> dict[str, Any]:
 
 async def load(client: httpx.AsyncClient, front: FrontEnd, args: argparse.Namespace) -> Body:
     """One-page requests alone, then beside all documents at once."""
-    alone = await one_after_another(client, printed(args.single, SEED), lambda: False)
-    pages = printed(args.documents * args.pages, SEED + 10_000)
-    documents = [document(pages[n : n + args.pages]) for n in range(0, len(pages), args.pages)]
+    by_pixels = args.without_model is not None
+    alone = await one_after_another(client, printed(args.single, SEED), by_pixels, lambda: False)
+    pages = list(printed(args.documents * args.pages, SEED + 10_000))
+    documents = [
+        document(pages[n : n + args.pages], by_pixels) for n in range(0, len(pages), args.pages)
+    ]
     before, used, started = front.resident(), front.cpu_seconds(), time.perf_counter()
     watch = asyncio.create_task(front.watch())
     running = asyncio.gather(*(ocr(client, sent.body) for sent in documents))
     singles = printed(1000, SEED + 100_000)
-    beside = await one_after_another(client, singles, running.done)
+    beside = await one_after_another(client, singles, by_pixels, running.done)
     got = await running
     seconds = time.perf_counter() - started
     watch.cancel()
@@ -225,7 +248,7 @@ async def load(client: httpx.AsyncClient, front: FrontEnd, args: argparse.Namesp
     return {
         **rightness(documents, got),
         "singles_well_read": sum(
-            wrong_characters(got.texts[0], page.text) <= WELL_READ for page, got in alone + beside
+            wrong_characters(got.texts[0], text) <= WELL_READ for text, got in alone + beside
         ),
         "singles": {name: len(done) for name, done in latencies.items()},
         **{
@@ -243,7 +266,7 @@ async def load(client: httpx.AsyncClient, front: FrontEnd, args: argparse.Namesp
     }
 
 
-async def cost(client: httpx.AsyncClient, front: FrontEnd, num_sheets: int) -> Body:
+async def cost(client: httpx.AsyncClient, front: FrontEnd, num_sheets: int, chats: bool) -> Body:
     """Processor time of the front end for an A4 page, ms, by route and kind."""
     numbers = iter(range(1, 10 * num_sheets))
     found: Body = {}
@@ -260,7 +283,8 @@ async def cost(client: httpx.AsyncClient, front: FrontEnd, num_sheets: int) -> B
 
     await measure("ocr_pdf", lambda n: request(a4_pdf(n), "pdf"), ocr)
     await measure("ocr_jpeg", lambda n: request(a4_jpeg(n), "jpeg"), ocr)
-    await measure("chat_jpeg", lambda n: request(a4_jpeg(n), "jpeg"), chat)
+    if chats:
+        await measure("chat_jpeg", lambda n: request(a4_jpeg(n), "jpeg"), chat)
     used = front.cpu_seconds()
     await asyncio.sleep(3)
     found["idle_ms_per_s"] = round(1000 * (front.cpu_seconds() - used) / 3, 1)
@@ -268,7 +292,7 @@ async def cost(client: httpx.AsyncClient, front: FrontEnd, num_sheets: int) -> B
 
 
 @contextmanager
-def service() -> Iterator[tuple[str, FrontEnd]]:
+def service(without_model: float | None) -> Iterator[tuple[str, FrontEnd]]:
     """Address of the reader's server with the service in it, and its front end."""
     with tempfile.TemporaryDirectory() as data:
         os.environ |= {
@@ -276,17 +300,45 @@ def service() -> Iterator[tuple[str, FrontEnd]]:
             "DSOCR_DATA": str(Path(data)),
             "DSOCR_DPI": str(DPI),
         }
+        if without_model is not None:
+            with stub(without_model, data) as found:
+                yield found
+            return
         with served(READER) as url:
             (server,) = psutil.Process().children()
             yield url.removesuffix("/v1"), FrontEnd(server)
+
+
+@contextmanager
+def stub(seconds: float, data: str) -> Iterator[tuple[str, FrontEnd]]:
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.stub_service", str(port), str(seconds), data]
+    process = subprocess.Popen(command)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while not is_ready(url):
+            if process.poll() is not None:
+                raise SystemExit("the service did not start")
+            time.sleep(0.5)
+        yield url, FrontEnd(psutil.Process(process.pid))
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 async def measure(url: str, front: FrontEnd, args: argparse.Namespace) -> Body:
     limits = httpx.Limits(max_connections=args.documents + 8)
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits) as client:
         for page in printed(3, SEED + 900_000):  # the first pages warm everything up
-            await ocr(client, document([page]).body)
-        sheets = await cost(client, front, args.sheets)
+            await ocr(client, document([page], False).body)
+        sheets = await cost(client, front, args.sheets, args.without_model is None)
         loaded = await load(client, front, args)
         told = (await client.get("/metrics/")).text
     counters = [line.split() for line in told.splitlines() if line.startswith("dsocr_page_retries")]
@@ -302,9 +354,10 @@ def main() -> None:
     parser.add_argument("--pages", type=positive, default=10)
     parser.add_argument("--single", type=positive, default=20)
     parser.add_argument("--sheets", type=positive, default=12)
+    parser.add_argument("--without-model", type=float, metavar="SECONDS")
     args = parser.parse_args()
     print(headline())
-    with service() as (url, front):
+    with service(args.without_model) as (url, front):
         found = asyncio.run(measure(url, front, args))
     for name, value in found.items():
         print(f"{name:<26} {value}")

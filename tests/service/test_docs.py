@@ -50,6 +50,19 @@ def test_every_metric_is_there_and_no_other(service):
     assert set(re.findall(r"`(dsocr_\w+)", PAGE.read_text())) == real
 
 
+def test_every_body_of_the_published_api_has_an_example(service):
+    api = httpx.get(f"{service.url}/openapi.json").json()
+    bodies = [
+        content["schema"]["$ref"].rpartition("/")[2]
+        for methods in api["paths"].values()
+        for operation in methods.values()
+        for kind, content in operation.get("requestBody", {}).get("content", {}).items()
+        if kind == "application/json"
+    ]
+    assert len(bodies) >= 5
+    assert all(api["components"]["schemas"][name].get("examples") for name in bodies)
+
+
 def test_routes_of_the_page_exist(service):
     paths = httpx.get(f"{service.url}/openapi.json").json()["paths"]
     named = set(re.findall(r"(?:GET|POST|PUT) (/[\w/{}]+)", PAGE.read_text()))

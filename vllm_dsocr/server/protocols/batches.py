@@ -11,7 +11,7 @@ import uuid
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vllm_dsocr.page.prompt import PromptError
 from vllm_dsocr.server.auth import owner
@@ -38,6 +38,12 @@ _STATES = {
 
 
 class BatchRequest(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"input_file_id": "0123456789abcdef...", "endpoint": "/v1/ocr"}]
+        }
+    )
+
     input_file_id: str
     endpoint: Literal["/v1/ocr"] = "/v1/ocr"
     completion_window: str = "24h"

@@ -139,6 +139,20 @@ Source = Annotated[FileSource | HttpSource | StoredSource, Field(discriminator="
 
 
 class ConvertSources(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "options": {"to_formats": ["md", "json"], "page_range": [1, 3]},
+                    "sources": [
+                        {"kind": "file", "base64_string": "JVBERi0x...", "filename": "a.pdf"}
+                    ],
+                    "target": {"kind": "inbody"},
+                }
+            ]
+        }
+    )
+
     options: Options = Options()
     sources: Annotated[list[Source], Field(min_length=1, max_length=MAX_SOURCES)]
     target: Target = Target()
