@@ -23,11 +23,13 @@ from tests.fake_server import Answer, Responder, Stream, Trouble, fake_server
 from tests.service.conftest import serve
 from vllm_dsocr.cli import main
 from vllm_dsocr.config import MODES
+from vllm_dsocr.fleet import forwarding
 from vllm_dsocr.fleet import replicas as fleet
 from vllm_dsocr.fleet.chat_cost import USUAL_PAGE, num_vision_tokens
 from vllm_dsocr.fleet.routing import BalancedEngine
 from vllm_dsocr.page.geometry import plan_tiles
 from vllm_dsocr.server.gateway import create_gateway
+from vllm_dsocr.server.protocols.chat import _Stream
 from vllm_dsocr.server.run import replica
 from vllm_dsocr.server.settings import Settings
 
@@ -437,3 +439,24 @@ def test_a_server_that_wants_a_key_says_which(tmp_path, caplog):
         patch.setattr(module._Handler, "do_GET", refuse)
         with gateway(tmp_path, server.url):
             assert "OPENAI_API_KEY" in caplog.text
+
+
+def test_a_stream_that_is_left_before_it_began_is_ended_at_the_server():
+    closed = []
+
+    async def chunks():
+        yield b"never asked for"
+
+    async def close():
+        closed.append(True)
+
+    async def gone(message):
+        raise OSError("the client has gone")
+
+    async def run():
+        stream = _Stream(forwarding.Answer(200, {}, b"first", chunks(), close))
+        with pytest.raises(OSError):
+            await stream.stream_response(gone)
+
+    asyncio.run(run())
+    assert closed == [True]

@@ -7,7 +7,7 @@ another; after that a stream ends with an error event. Knows of a body what it c
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import httpx
@@ -35,12 +35,13 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """chunks: what follows `body`, of an answer that is streamed."""
+    """chunks: what follows `body`, of an answer that is streamed; `close` ends it at the server."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     chunks: AsyncIterator[bytes] | None = None
+    close: Callable[[], Awaitable[None]] | None = None
 
 
 class FaultyAnswer(EngineFault):
@@ -122,7 +123,7 @@ class Forwarder:
             if _is_fault(first):
                 raise EngineFault("the server's engine failed before it wrote a word")
             rest = self._rest(replica, response, chunks)
-            return Answer(response.status_code, headers, first, rest)
+            return Answer(response.status_code, headers, first, rest, response.aclose)
         answer = Answer(response.status_code, headers, await response.aread())
         if answer.status >= 500 or answer.status == 429:
             raise FaultyAnswer(answer)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -77,19 +76,26 @@ async def _pass_on(request: Request, path: str, body: bytes) -> Response:
         raise ApiError(502, str(error)) from error
     if answer.chunks is None:
         return Response(answer.body, answer.status, dict(answer.headers))
-    return _Stream(_all(answer, answer.chunks), answer.status, dict(answer.headers))
+    return _Stream(answer)
 
 
 class _Stream(StreamingResponse):
-    """Leaves its source when it is left, however that comes."""
+    """Leaves its source when it is left, even before a word of it was sent."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(_all(answer), answer.status, dict(answer.headers))
+        self._answer = answer
 
     async def stream_response(self, send: Send) -> None:
-        async with aclosing(self.body_iterator):  # type: ignore[type-var]  # a generator, see _all
+        try:
             await super().stream_response(send)
+        finally:
+            if self._answer.close is not None:
+                await self._answer.close()
 
 
-async def _all(answer: Answer, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async with aclosing(chunks):  # type: ignore[type-var]
-        yield answer.body
-        async for chunk in chunks:
+async def _all(answer: Answer) -> AsyncIterator[bytes]:
+    yield answer.body
+    if answer.chunks is not None:
+        async for chunk in answer.chunks:
             yield chunk
