@@ -32,7 +32,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
     build_custom_logits_processors_params_validator,
 )
 
-from tests.plugin.engines import register, start
+from tests.plugin.engines import register
 from vllm_dsocr.config import NGRAM_SIZE, WINDOW_SIZE, OptionError
 from vllm_dsocr.plugin.guard.logits_v1 import BatchGuards
 from vllm_dsocr.plugin.guard.logits_v2 import SlotGuards
@@ -123,8 +123,9 @@ def test_a_request_may_say_what_a_loop_is() -> None:
 
 
 @pytest.fixture(scope="module")
-def engine(checkpoint: Path) -> LLM:
-    return start(checkpoint, tokenizer_mode="auto")
+def engine(llm: LLM) -> LLM:
+    """The shared one: nothing is said of guard or tokenizer, so both are as by default."""
+    return llm
 
 
 def complete(engine: LLM, favoured: list[int], tokens: int, **options: Any) -> Any:

@@ -124,6 +124,7 @@ def test_a_drafter_sees_layers_of_the_decoder(llm: LLM) -> None:
     llm.apply_model(check)
 
 
+@pytest.mark.slow  # an engine of its own
 def test_server_without_images_serves_text(llm: LLM, checkpoint: Path) -> None:
     without = start(checkpoint, limit_mm_per_prompt={"image": 0})
     assert continuations(without, [prompt(TEXT)]) == continuations(llm, [prompt(TEXT)])

@@ -62,7 +62,15 @@ def generated(checkpoint: Path, image: Path, folder: Path, **options: Any) -> li
     return json.loads(line.removeprefix("IDS "))
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(
+    "split",
+    [
+        # What it shows beyond the next is the encoder whole on both ranks.
+        pytest.param("tensor parallel", marks=pytest.mark.slow),
+        "pages over ranks",
+        "pipeline parallel",
+    ],
+)
 def test_ids_do_not_depend_on_the_split(
     llm: LLM, checkpoint: Path, pages: dict[str, Image.Image], tmp_path: Path, split: str
 ) -> None:
