@@ -184,6 +184,9 @@ def test_a_server_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
         ("--server", "http://localhost:99999", "is no server's address"),
         ("--server", "ftp://localhost", "is no server's address"),
         ("--output", "", "a PATH or OUT is empty"),
+        ("--workers", "2", "are of --ray"),
+        ("--table", "pages.csv", "does not end in .parquet or .jsonl"),
+        ("--ray", "-", "not of a cluster"),
     ],
 )
 def test_wrong_options_are_named(tmp_path: Path, option: str, value: str, words: str) -> None:

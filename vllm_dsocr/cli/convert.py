@@ -111,14 +111,14 @@ class RayChoice:
 
 
 def _ray(
-    address: str | None, workers: int | None, table: str | None, to_stdout: bool
+    address: str | None, workers: int | None, table: str | None, is_stream: bool
 ) -> RayChoice | None:
     if address is None:
         if workers is not None or table is not None:
             raise typer.BadParameter("--workers and --table are of --ray")
         return None
-    if to_stdout:
-        raise typer.BadParameter("-o - writes one document, --ray many")
+    if is_stream:
+        raise typer.BadParameter("stdin and stdout are of this machine, not of a cluster")
     return RayChoice(None if address == ANY_CLUSTER else address, workers, table)
 
 
@@ -399,9 +399,10 @@ def convert(
     output = OutputSettings(pages, formats[:1] if to_stdout else formats, options)
     with tempfile.TemporaryDirectory(prefix="dsocr-") as scratch:
         place = Path(scratch) / "out" if to_stdout else Path(out)
+        on_ray = _ray(ray, workers, table, to_stdout or STREAM in paths)
         job = Job(
-            paths, place, reader, output, shard, _ray(ray, workers, table, to_stdout),
-            list(allow_host), to_stdout, as_json, stats, strict,
+            paths, place, reader, output, shard, on_ray, list(allow_host), to_stdout, as_json,
+            stats, strict,
         )  # fmt: skip
         with own_stdout() as stdout:
             return _run(job, Path(scratch), stdout)
