@@ -65,7 +65,7 @@ def _table(rates: dict[int, float], num_pages: int, model: Path | None) -> str:
         f"`python -m benchmarks.ray_batch --pages {num_pages}`: a Ray cluster of two nodes of two "
         f"CPUs each, both on this\nmachine; transformers reads {name}, 6 tokens a page; PDFs of "
         f"{PAGES_EACH} pages of 320x320 points,\ndrawn at 72 dpi. From the first record on disk to "
-        f"the last.\n\n{headline()}\n\n"
+        f"the last.\n\n{headline()}; load average {os.getloadavg()[1]:.1f}\n\n"
         f"| workers | pages/s |\n|---|---|\n{rows}\n\n"
         f"Two workers are {rates[2] / rates[1]:.2f} times as fast as one.\n"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.fake_server import Answer, FakeServer, fake_server, page_text
-from tests.outside.conftest import Outcome, ended, start
+from tests.outside.conftest import ROOT, Outcome, ended, start
 from tests.ray.nodes import QUIET, scans
 from tests.ray.smallest import smallest_checkpoint
 
@@ -158,3 +160,17 @@ def test_what_ends_a_run_is_one_sentence(tmp_path: Path, cluster: str) -> None:
     outcome = _run(source, "-o", tmp_path / "file", "--model", "m", *here)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert "cannot write to" in outcome.err
+
+
+def test_the_example(tmp_path: Path, cluster: str, server: FakeServer) -> None:
+    source = scans(tmp_path / "in", 2, 1, 3)
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples/ray_batch.py", source, "-o", tmp_path / "out"]
+        + ["--server", server.url, "--address", cluster],
+        env={**os.environ, **QUIET},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"3 documents, 5 pages in {tmp_path / 'out'}\n")

@@ -72,15 +72,29 @@ def _knock(address: str) -> None:
 def _connect(address: str) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-        **options,
-    )
+    with _silence():
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            **options,
+        )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # which Ray has replaced
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What Ray's C++ part says on stderr of how it logs goes nowhere; troubles are exceptions."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _quiet() -> None:
