@@ -33,11 +33,13 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="where the table goes too")
     args = parser.parse_args()
     os.environ |= QUIET
-    with tempfile.TemporaryDirectory() as folder, two_nodes() as address:
+    with tempfile.TemporaryDirectory() as folder, two_nodes() as cluster:
         model = args.model or smallest_checkpoint(Path(folder) / "model")
         source = scans(Path(folder) / "in", 0, -(-args.pages // PAGES_EACH), PAGES_EACH)
         rates = {
-            workers: _pages_per_s(source, Path(folder) / f"out-{workers}", model, address, workers)
+            workers: _pages_per_s(
+                source, Path(folder) / f"out-{workers}", model, cluster.address, workers
+            )
             for workers in (1, 2)
         }
     text = _table(rates, args.pages, args.model)

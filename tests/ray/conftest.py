@@ -12,5 +12,5 @@ from tests.ray.nodes import two_nodes
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """Its address."""
-    with two_nodes() as address:
-        yield address
+    with two_nodes() as running:
+        yield running.address

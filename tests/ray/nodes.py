@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -21,24 +22,25 @@ QUIET = {
 
 
 @contextmanager
-def two_nodes() -> Iterator[str]:
-    """The address of a cluster with two CPUs a node, so that each has an engine and room to draw.
+def two_nodes(patience: int = 20) -> Iterator[Any]:
+    """A cluster with two CPUs a node, so that each has an engine and room to draw: its `address`,
+    and `second`, the node that is not its head.
 
-    It takes a machine busy with other things for alive.
+    patience: how often a node that is busy may not answer before it is taken for dead.
     """
     os.environ |= QUIET
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 2, "object_store_memory": 150 << 20}
-    patient = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}
+    patient = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": patience}
     running = Cluster(
         initialize_head=True,
         head_node_args={**node, "include_dashboard": False, "_system_config": patient},
     )
     try:
-        running.add_node(**node)
+        running.second = running.add_node(**node)
         running.wait_for_nodes()
-        yield running.address
+        yield running
     finally:
         running.shutdown()
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.fake_server import Answer, FakeServer, fake_server, page_text
 from tests.outside.conftest import ROOT, Outcome, ended, start
-from tests.ray.nodes import QUIET, scans
+from tests.ray.nodes import QUIET, scans, two_nodes
 from tests.ray.smallest import smallest_checkpoint
 
 pytest.importorskip("ray.data", reason="pip install 'vllm-dsocr[ray]'")
@@ -174,3 +174,18 @@ def test_the_example(tmp_path: Path, cluster: str, server: FakeServer) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"3 documents, 5 pages in {tmp_path / 'out'}\n")
+
+
+def test_a_machine_that_is_gone(tmp_path: Path, server: FakeServer) -> None:
+    """Its engine, its tasks and what it held in memory: the other one does the work again."""
+    source = scans(tmp_path / "in", 4, 4, 12)
+    with two_nodes(patience=4) as running:
+        rest = ["--server", server.url, "--concurrency", "2", "--json", "--workers", "2"]
+        process = start("convert", source, "-o", tmp_path / "out", *rest, "--ray", running.address)
+        _until(lambda: len(server.bodies) >= 10, process)
+        running.second.kill_raylet()
+        outcome = ended(process, timeout=900)
+    assert outcome.code == 0, outcome.err
+    pages = Counter((e["document"], e["page"]) for e in outcome.events if e["event"] == "page")
+    assert (len(pages), set(pages.values())) == (52, {1})
+    assert all(event["status"] == "ok" for event in outcome.events if event["event"] == "page")
