@@ -102,6 +102,30 @@ def test_mistralai(reader):
         assert mistral.files.delete(file_id=sent.id).deleted
 
 
+def test_mistralai_with_confidence_and_a_model_that_is_not_there(reader):
+    client = pytest.importorskip("mistralai.client")
+    document = {"type": "image_url", "image_url": data_url()}
+    with client.Mistral(api_key=KEY, server_url=reader) as mistral:
+
+        def read(granularity):
+            return mistral.ocr.process(
+                model="reader",
+                document=document,
+                include_blocks=True,
+                confidence_scores_granularity=granularity,
+            ).pages[0]
+
+        page = read("word")
+        words = page.confidence_scores.word_confidence_scores
+        assert_words(" ".join(word.text for word in words).replace("\\", ""))
+        assert all(0 < word.confidence <= 1 for word in words)
+        assert all(page.markdown[w.start_index :].startswith(w.text) for w in words)
+        whole = read("page").confidence_scores
+        assert 0.5 < whole.average_page_confidence_score <= 1
+        with pytest.raises(client.errors.SDKError, match="there is no model"):
+            mistral.ocr.process(model="gpt-4o", document=document)
+
+
 def test_litellm(reader, monkeypatch):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network first
     litellm = pytest.importorskip("litellm")

@@ -194,9 +194,9 @@ def _sampling(request: Request) -> SamplingParams:
 def _tokens(answer: CompletionOutput) -> tuple[Token, ...]:
     if answer.logprobs is None:
         return ()
-    pairs = zip(answer.token_ids, answer.logprobs, strict=True)
-    found = (by_id[token_id] for token_id, by_id in pairs if by_id is not None)
-    return tuple(Token(token.decoded_token or "", min(token.logprob, 0.0)) for token in found)
+    pairs = zip(answer.token_ids, answer.logprobs, strict=False)
+    found = (by_id.get(token_id) for token_id, by_id in pairs if by_id is not None)
+    return tuple(Token(t.decoded_token or "", min(t.logprob, 0.0)) for t in found if t is not None)
 
 
 _FINISHES: dict[str | None, Finish] = {
