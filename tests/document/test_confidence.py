@@ -134,9 +134,16 @@ def test_the_record_holds_it_and_gives_it_back() -> None:
         "confidence": 0.75,
     }
     again = page_from_record(record)
-    assert page_record(again) == record and again.confidence == page.confidence
+    assert json.loads(json.dumps(page_record(again))) == record
+    assert (again.confidence, again.blocks) == (page.confidence, page.blocks)
     schema = json.loads(SCHEMA.read_text())
     part = {**schema["$defs"]["page"], "$defs": schema["$defs"]}
     jsonschema.validate(json.loads(json.dumps(full_record(page, str))), part)
     plain = page_record(Page(1, "ok", text="a", blocks=parse_blocks("a")))
     assert "confidence" not in plain and "confidence" not in plain["blocks"][0]
+
+
+def test_what_is_read_back_is_what_was_there_to_the_last_digit() -> None:
+    page = scored("one two three", ("one", 0.123456789), (" two", 1 / 3), (" three", 2 / 7))
+    again = page_from_record(json.loads(json.dumps(page_record(page))))
+    assert (again.confidence, again.blocks) == (page.confidence, page.blocks)

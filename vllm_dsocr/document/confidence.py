@@ -21,6 +21,7 @@ from vllm_dsocr.document.grounding import PlacedBlock, placed_blocks
 from vllm_dsocr.document.labels import is_words
 
 _UNKNOWN = "\ufffd"  # part of a character, which no text has
+_DIGITS = 6  # that a probability is kept with
 _SEARCHED = 16  # characters in which a token is looked for where the text has another one
 _HTML = r"</?[A-Za-z][A-Za-z0-9]*(?:\s+[a-z]+=\"[^\"<>]*\")*\s*/?>"
 _IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # written without spaces
@@ -120,11 +121,11 @@ class _Spans:
 
     def joint(self, indices: Sequence[int]) -> float:
         """The confidence of what several tokens write together."""
-        return math.exp(fmean(self.logprobs[i] for i in indices))
+        return round(math.exp(fmean(self.logprobs[i] for i in indices)), _DIGITS)
 
     def mean_and_minimum(self, indices: Sequence[int]) -> tuple[float, float]:
         probabilities = [math.exp(self.logprobs[i]) for i in indices]
-        return fmean(probabilities), min(probabilities)
+        return round(fmean(probabilities), _DIGITS), round(min(probabilities), _DIGITS)
 
 
 def _block_confidence(

@@ -24,7 +24,7 @@ from vllm_dsocr.page.frame import PdfFrame
 
 def page_record(page: Page) -> dict[str, Any]:
     """The page as JSON values, keys always in the same order."""
-    confidence = {"confidence": _rounded(asdict(page.confidence))} if page.confidence else {}
+    confidence = {"confidence": asdict(page.confidence)} if page.confidence else {}
     return {
         "page": page.number,
         "status": page.status,
@@ -82,14 +82,8 @@ def _block_record(block: Block, page: Page) -> dict[str, Any]:
         places = (page.frame.user_space(*box.fractions) for box in block.boxes)
         record["boxes_user_space"] = [[round(value, 2) for value in box] for box in places]
     if block.confidence:
-        record["confidence"] = _rounded(asdict(block.confidence))
-        record["confidence"]["words"] = [_rounded(word) for word in record["confidence"]["words"]]
+        record["confidence"] = asdict(block.confidence)
     return record
-
-
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    """Probabilities as far as they mean something."""
-    return {k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}
 
 
 def _frame(record: Mapping[str, Any] | None) -> PdfFrame | None:
