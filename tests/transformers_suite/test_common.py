@@ -25,6 +25,13 @@ from tests.test_modeling_common import ModelTesterMixin, ids_tensor  # noqa: E40
 
 from vllm_dsocr.hf import DeepseekOCRConfig, DeepseekOCRForCausalLM  # noqa: E402
 
+# Parts of names of tests, and why they say nothing here.
+LEFT_OUT = {
+    "batched_and_grouped_inference": (
+        "counts calls of transformers' own functions, which want all experts in one tensor; "
+        "tests/hf/test_experts.py compares ours"
+    ),
+}
 NUM_IMAGE_TOKENS = 3  # of one view of 64 px: one token, newline, separator
 
 
@@ -103,6 +110,9 @@ class DeepseekOCRCommonTest(ModelTesterMixin, GenerationTesterMixin, unittest.Te
     test_all_params_have_gradient = False
 
     def setUp(self) -> None:
+        for name, reason in LEFT_OUT.items():
+            if name in self.id():
+                self.skipTest(reason)
         self.model_tester = ModelTester(self)
 
     def test_left_padding_compatibility(self) -> None:

@@ -23,8 +23,12 @@ class PageGenerationMixin(GenerationMixin):
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in GenerationMixin. Raises ValueError when images and their places differ."""
-        images = kwargs.get("images")
         ids = kwargs.get("input_ids") if inputs is None else inputs
+        pixels = kwargs.pop("pixel_values", None)
+        if pixels is not None:
+            names = ("images", "images_seq_mask", "images_spatial_crop")
+            kwargs |= zip(names, self.model.from_pixel_values(pixels, ids), strict=True)
+        images = kwargs.get("images")
         if images is not None and len(images) and not _has_read(ids, kwargs):
             kwargs["image_embeds"] = self.model.place_images(
                 images, kwargs.get("images_seq_mask"), kwargs.get("images_spatial_crop")

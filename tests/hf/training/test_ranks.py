@@ -54,13 +54,13 @@ def torchrun(*command):
     return done.stdout
 
 
-def config(folder, tiny_path, data, per_device):
+def config(folder, tiny_path, data, per_device, **more):
     folder.mkdir()
     trainer = {"max_steps": 3, "save_steps": 3, "logging_steps": 1, "learning_rate": 2e-4,
                "per_device_train_batch_size": per_device, "use_cpu": True, "disable_tqdm": True,
                "gradient_checkpointing": True, "lr_scheduler_type": "constant", "seed": 3,
                "eval_strategy": "steps", "eval_steps": 3,
-               "per_device_eval_batch_size": 1}  # fmt: skip
+               "per_device_eval_batch_size": 1, **more}  # fmt: skip
     values = {"model": str(tiny_path), "data": str(data), "output": str(folder / "out"),
               "page": sharded_run.OPTIONS, "eval_data": str(data), "eval_pages": 3,
               "trainer": trainer}  # fmt: skip
@@ -108,6 +108,32 @@ def test_a_model_in_shards_trains_as_a_whole_one(tmp_path, tiny_path, data):
         torch.testing.assert_close(parameter.float(), own[name].bfloat16().float(), atol=1e-2,
                                    rtol=1e-2)  # fmt: skip
     DeepseekOCRProcessor.from_pretrained(out)
+
+
+@pytest.mark.slow
+def test_vllm_serves_what_the_trainer_saves_of_a_model_in_shards(tmp_path, tiny_path, data):
+    pytest.importorskip("vllm")
+    from tests.hf.training.test_run import greedy
+    from tests.plugin.engines import continuations, prompt, start
+
+    one = config(tmp_path / "one", tiny_path, data, per_device=2)
+    assert main(["train", one]) == 0
+    fsdp = {"fsdp": True, "fsdp_config": {"version": 2}, "gradient_checkpointing": False}
+    two = config(tmp_path / "two", tiny_path, data, per_device=1, **fsdp)
+    torchrun(Path(__file__).with_name("fsdp_on_cpu.py"), two)
+    losses = history(tmp_path / "one", "loss")
+    assert history(tmp_path / "two", "loss") == pytest.approx(losses, rel=1e-4)
+    for name in ("out", "out/checkpoint-3"):
+        saved = load_file(tmp_path / "two" / name / "model.safetensors")
+        whole = load_file(tmp_path / "one" / name / "model.safetensors")
+        assert saved.keys() == whole.keys()
+        for key, tensor in saved.items():
+            torch.testing.assert_close(tensor, whole[key], rtol=2e-2, atol=2e-2)
+    out, page = tmp_path / "two" / "out", Image.open(data.with_name("2.png"))
+    processor = DeepseekOCRProcessor.from_pretrained(out, resampler="pillow")
+    model = DeepseekOCRForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    served = continuations(start(out), [prompt("<image>\nFree OCR.", page)])
+    assert served == [greedy(model, processor("<image>\nFree OCR.", page))]
 
 
 def test_several_gpus_and_one_process_get_the_line_to_type():

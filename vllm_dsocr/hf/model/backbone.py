@@ -24,7 +24,7 @@ from vllm_dsocr.encoder.sam import LayerNorm2d, SamVit
 from vllm_dsocr.hf.configuration import DeepseekOCRConfig
 from vllm_dsocr.hf.model.moe import DecoderLayer, MoE, Router
 from vllm_dsocr.hf.model.ranks import missing_passes
-from vllm_dsocr.hf.model.views import as_rows, page_views, place
+from vllm_dsocr.hf.model.views import as_rows, from_pixel_values, page_views, place
 
 EMPTY_SIDE = 64  # px; the smallest view that gives an embedding
 
@@ -92,9 +92,14 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
         image_embeds: Tensor | None = None,
         cache_position: Tensor | None = None,
         images_alone: bool = False,
+        pixel_values: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast | tuple[Tensor, ...] | Tensor:
         """See DeepseekOCRForCausalLM.forward; with images_alone see place_images."""
+        if pixel_values is not None:
+            images, images_seq_mask, images_spatial_crop = self.from_pixel_values(
+                pixel_values, input_ids
+            )
         if images_alone:
             return self._placed(images, images_seq_mask, images_spatial_crop)
         given = image_embeds is None and images is not None and len(images) > 0
@@ -130,6 +135,13 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
             **{name: value for name, value in optional.items() if value is not None},
             **kwargs,
         )
+
+    def from_pixel_values(
+        self, pixel_values: Tensor, input_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See views.from_pixel_values."""
+        token = getattr(self.config, "image_token_id", None)
+        return from_pixel_values(pixel_values, input_ids, token)
 
     def _empty_work(self, passes: int) -> Tensor:
         """Zero, after so many passes through towers and projector; see ranks.py."""

@@ -66,6 +66,7 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
         image_embeds: Tensor | None = None,
         cache_position: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        pixel_values: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """Logits in fp32 and, with labels, the shifted cross entropy of the positions kept.
@@ -78,6 +79,8 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
         ignored. attention_mask (B, S), past_key_values, ... as in any decoder; cache_position (S,)
         counts where there are no position_ids. shift_labels: (B, S), what each position has to
         predict, for callers that have shifted the labels themselves; it goes before labels.
+        pixel_values: (n, 3, B, B), a view per image, where config.image_token_id stands in the ids,
+        instead of images; for trainers that know no other name.
         logits_to_keep: so many last positions, or the indices of positions; 0 keeps all.
         Raises ValueError when placeholders and image embeddings differ in number.
         """
@@ -106,6 +109,7 @@ class DeepseekOCRForCausalLM(DeepseekOCRPreTrainedModel, PageGenerationMixin):
             return_dict=True,
             image_embeds=image_embeds,
             cache_position=cache_position,
+            pixel_values=pixel_values,
             **kwargs,
         )
         hidden = outputs.last_hidden_state[:, rows, :]

@@ -66,6 +66,22 @@ def _pages(tiles: Tensor, views: Tensor, grids: Iterator[list[int]]) -> Iterator
         raise ValueError(f"images_spatial_crop asks for {used} tiles, images has {len(tiles)}")
 
 
+def from_pixel_values(
+    pixel_values: Tensor, input_ids: Tensor | None, image_token_id: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Views (n, 3, B, B) alone -> images, images_seq_mask and images_spatial_crop.
+
+    Raises ValueError where nothing says which positions are an image's.
+    """
+    if image_token_id is None or input_ids is None:
+        raise ValueError(
+            "pixel_values need input_ids and config.image_token_id, the id that stands for a "
+            "page; images and images_seq_mask do without"
+        )
+    grids = torch.ones(len(pixel_values), 2, dtype=torch.long)
+    return pixel_values, input_ids == image_token_id, grids
+
+
 def place(onto: Tensor, mask: Tensor | None, pages: Sequence[Tensor]) -> Tensor:
     """Put image embeddings, in order, where `mask` (B, S) is true in `onto` (B, S, D).
 

@@ -20,6 +20,7 @@ from vllm_dsocr.hf.training.reading import read_pages
 from vllm_dsocr.hf.training.run import make_trainer, train
 from vllm_dsocr.hf.training.settings import SettingsError, TrainSettings, read_settings
 from vllm_dsocr.hf.training.trainer import PageTrainer
+from vllm_dsocr.hf.training.views import ViewsProcessor, with_pixel_values
 
 __all__ = [
     "DataError",
@@ -33,6 +34,7 @@ __all__ = [
     "Sample",
     "SettingsError",
     "TrainSettings",
+    "ViewsProcessor",
     "checkpoint_towers",
     "freeze",
     "iter_samples",
@@ -42,4 +44,5 @@ __all__ = [
     "read_samples",
     "read_settings",
     "train",
+    "with_pixel_values",
 ]
