@@ -25,6 +25,8 @@ pytest.importorskip("openai", reason="pip install '.[client]'")
 pytest.importorskip("pypdfium2", reason="pip install '.[pdf]'")
 
 ROOT = Path(__file__).parents[1]
+# Programs in the background of a script ignore it, and so does what they start.
+HEEDS_CTRL_C = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
 
 
 @pytest.fixture
@@ -180,7 +182,9 @@ def test_ctrl_c_ends_a_program_that_reads(tmp_path: Path) -> None:
             "except KeyboardInterrupt: print('stopped')"
         )
         words = [sys.executable, "-c", code, str(tmp_path / "a.png"), server.url]
-        process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            words, cwd=ROOT, stdout=subprocess.PIPE, text=True, **HEEDS_CTRL_C
+        )
         assert asked.wait(60)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)

@@ -25,6 +25,7 @@ def url() -> Iterator[str]:
         yield url
 
 
+@pytest.mark.slow
 def test_the_server_and_transformers_read_the_same_pages(url: str) -> None:
     args = Namespace(model=READER, concurrency=2, pages=3, hf_pages=2, slices=2)
     result = asyncio.run(serving.measure(args, url))
@@ -36,6 +37,7 @@ def test_the_server_and_transformers_read_the_same_pages(url: str) -> None:
     json.dumps(result)
 
 
+@pytest.mark.slow
 def test_convert_is_timed_against_a_server(url: str) -> None:
     rates = {"server": url, "engine": None, "model": None, "concurrency": None}
     result = batch.measure(Namespace(pages=3, **rates))

@@ -154,7 +154,11 @@ def test_a_server_that_hangs(tmp_path: Path, dsocr: Dsocr) -> None:
     assert outcome.summaries["a.png"]["reason"].endswith("no answer within 1 s")
 
 
-def test_sigterm_goes_the_way_of_ctrl_c(tmp_path: Path, dsocr: Dsocr, server: FakeServer) -> None:
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["", "background"])
+def test_sigterm_goes_the_way_of_ctrl_c(
+    tmp_path: Path, dsocr: Dsocr, server: FakeServer, handler: signal.Handlers
+) -> None:
+    """Also where Ctrl-C is ignored, as in the background of a script."""
     source = image_pdf(tmp_path / "a.pdf", 30)
 
     def slow(body: dict[str, Any], image: Image.Image) -> Answer:
@@ -163,7 +167,12 @@ def test_sigterm_goes_the_way_of_ctrl_c(tmp_path: Path, dsocr: Dsocr, server: Fa
 
     with fake_server(slow) as slow_server:
         arguments = ["convert", source, "-o", tmp_path / "out", "--concurrency", "1"]
-        process = start(*arguments, "--server", slow_server.url)
+        process = start(
+            *arguments,
+            "--server",
+            slow_server.url,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+        )
         while len(slow_server.bodies) < 3:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)

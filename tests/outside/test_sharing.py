@@ -15,6 +15,8 @@ from tests.fake_server import Answer, FakeServer, fake_server, page_text
 from tests.outside.conftest import Outcome, ended, start
 from tests.page.pdfs import image_pdf, page_image
 
+pytestmark = pytest.mark.slow
+
 Dsocr = Callable[..., Outcome]
 NUM_PAGES = 26
 

@@ -46,6 +46,8 @@ FLAGS = (
     "--mm-processor-kwargs=" + json.dumps(PAGE_OPTIONS),
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -57,7 +57,9 @@ def page(browser, start):
 def shown(page, number: int = 1) -> None:
     """Page `number` is there with its picture."""
     image = f"document.querySelector('[data-number=\"{number}\"] img')"
-    page.wait_for(f"{image} && {image}.complete && {image}.naturalWidth > 0")
+    page.wait_for(f"!!{image}")
+    page.evaluate(f"{image}.scrollIntoView()")  # pictures out of sight are not fetched
+    page.wait_for(f"{image}.complete && {image}.naturalWidth > 0")
 
 
 def picture(page, name: str, tmp_path: Path) -> None:

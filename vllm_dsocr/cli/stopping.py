@@ -27,6 +27,8 @@ def stops_in_order() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_INTERRUPTED))
         _end_later()
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, interrupt)
