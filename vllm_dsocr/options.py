@@ -35,7 +35,7 @@ def check_values(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if value is None:
             continue
-        if name == "server" and not _is_address(value):
+        if name == "server" and not is_address(value):
             raise ValueError(f"{value!r} is no server's address, such as http://localhost:8000")
         if name in _ONE_OF and value not in _ONE_OF[name]:
             raise ValueError(f"{name} is one of {', '.join(_ONE_OF[name])}, not {value!r}")
@@ -46,7 +46,8 @@ def check_values(options: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name} is at least {_AT_LEAST[name]}, not {value!r}")
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether a server may be there."""
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

@@ -410,7 +410,9 @@ def test_a_chat_request_costs_what_its_images_cost():
         assert num_vision_tokens(odd) == 0
 
 
-@pytest.mark.parametrize("url", ["", "ftp://host:1", "http://", "dns+"])
+@pytest.mark.parametrize(
+    "url", ["", "ftp://host:1", "http://", "dns+", "http://host:99999", "http://[::1"]
+)
 def test_what_can_be_no_server_is_refused_at_once(url, capsys):
     assert main(["gateway", "--server", url]) == 2
     assert "no address of a server" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 
@@ -16,9 +15,9 @@ app = typer.Typer(**APP)
 
 def _server(text: str) -> str:
     """A URL as it was typed. Raises BadParameter for what can be no server's."""
-    url = text.strip().removeprefix("dns+")
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    from vllm_dsocr.options import is_address
+
+    if not is_address(text.strip().removeprefix("dns+")):
         raise typer.BadParameter(f"{text!r} is no address of a server, such as http://HOST:8000")
     return text.strip()
 
