@@ -6,8 +6,6 @@ import base64
 import io
 import json
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +13,13 @@ from random import Random
 from typing import Any
 
 import httpx
-import uvicorn
 from prometheus_client import CollectorRegistry
 
 from tests.fake_engine import FakeEngine
 from tests.fuzz.files import damaged, whole
 from tests.fuzz.values import STRINGS, changed, text
 from tests.page.pdfs import page_image
+from tests.service.conftest import serve
 from vllm_dsocr.server.app import create_app
 from vllm_dsocr.server.settings import Settings
 
@@ -55,16 +53,8 @@ def requests() -> Iterator[Callable[[Random], None]]:
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data=Path(folder) / "data", draw_processes=1)
         app = create_app(FakeEngine(), settings, CollectorRegistry())
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        with serve(app) as url, httpx.Client(base_url=url, timeout=60) as client:
             yield lambda rng: check(rng, client, Path(folder))
-        server.should_exit = True
-        thread.join(30)
 
 
 def check(rng: Random, client: httpx.Client, folder: Path) -> None:

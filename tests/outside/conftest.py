@@ -52,6 +52,15 @@ def start(*arguments: str | Path, **more: Any) -> subprocess.Popen[str]:
     )
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files of a folder but the timings, which differ from run to run."""
+    return {
+        os.fspath(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "timings.jsonl"
+    }
+
+
 def ended(process: subprocess.Popen[str], timeout: float = 120) -> Outcome:
     """What a process left when it has ended."""
     out, err = process.communicate(timeout=timeout)

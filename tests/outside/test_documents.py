@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.fake_server import Answer, FakeServer, Raw, Trouble, fake_server, page_text
-from tests.outside.conftest import Outcome, ended, start
+from tests.outside.conftest import Outcome, ended, start, tree
 from tests.page.pdfs import image_pdf, page_image
 
 Dsocr = Callable[..., Outcome]
@@ -35,23 +35,15 @@ def to(tmp_path: Path, server: FakeServer) -> list[str]:
     return ["-o", str(tmp_path / "out"), "--server", server.url.removesuffix("/v1"), "--json"]
 
 
-def _tree(folder: Path) -> dict[str, bytes]:
-    return {
-        os.fspath(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "timings.jsonl"
-    }
-
-
 def test_missing_source(tmp_path: Path, dsocr: Dsocr, to: list[str]) -> None:
     source = image_pdf(tmp_path / "a.pdf", 2)
     assert dsocr("convert", source, *to).code == 0
-    before = _tree(tmp_path / "out")
+    before = tree(tmp_path / "out")
     source.unlink()
     outcome = dsocr("convert", source, *to)
     assert (outcome.code, outcome.err) == (1, "")
     assert "No such file" in outcome.summaries["a.pdf"]["reason"]
-    assert _tree(tmp_path / "out") == before
+    assert tree(tmp_path / "out") == before
 
 
 def test_pages_out_of_range(tmp_path: Path, dsocr: Dsocr, to: list[str]) -> None:

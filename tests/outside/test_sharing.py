@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.fake_server import Answer, FakeServer, fake_server, page_text
-from tests.outside.conftest import Outcome, ended, start
+from tests.outside.conftest import Outcome, ended, start, tree
 from tests.page.pdfs import image_pdf, page_image
 
 pytestmark = pytest.mark.slow
@@ -42,20 +41,12 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _tree(folder: Path) -> dict[str, bytes]:
-    return {
-        os.fspath(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "timings.jsonl"
-    }
-
-
 @pytest.fixture
 def straight(tmp_path: Path, scans: Path, server: FakeServer, dsocr: Dsocr) -> dict[str, bytes]:
     """What one run makes of the scans."""
     assert dsocr("convert", scans, "-o", tmp_path / "one", "--server", server.url).code == 0
     server.bodies.clear()
-    return _tree(tmp_path / "one")
+    return tree(tmp_path / "one")
 
 
 def _at_once(server: FakeServer, scans: Path, out: Path, *options: tuple[str, ...]) -> list[Any]:
@@ -73,7 +64,7 @@ def test_two_shards(
     assert not first.summaries.keys() & second.summaries.keys()
     assert len(first.summaries) + len(second.summaries) == 22
     assert min(len(first.summaries), len(second.summaries)) > 4
-    assert (_tree(out), len(server.bodies)) == (straight, NUM_PAGES)
+    assert (tree(out), len(server.bodies)) == (straight, NUM_PAGES)
 
 
 def test_two_runs_without_shards(
@@ -81,7 +72,7 @@ def test_two_runs_without_shards(
 ) -> None:
     out = tmp_path / "out"
     runs = _at_once(server, scans, out, (), ())
-    assert (_tree(out), len(server.bodies)) == (straight, NUM_PAGES)
+    assert (tree(out), len(server.bodies)) == (straight, NUM_PAGES)
     for run in runs:
         left = [name for name, facts in run.summaries.items() if facts["in_use"]]
         assert run.code == (1 if left else 0)
@@ -102,7 +93,7 @@ def test_a_shard_that_is_killed_leaves_its_documents_to_others(
     killed.kill()
     killed.communicate()
     assert dsocr("convert", scans, *rest).code == 0
-    assert _tree(out) == straight
+    assert tree(out) == straight
     assert len(server.bodies) <= NUM_PAGES + 4  # what was in flight, or being written
 
 
