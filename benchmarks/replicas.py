@@ -189,7 +189,7 @@ def summary(outcomes: Sequence[Outcome], killed: float, pages: Sequence[Sheet]) 
         "broken_streams": len(broken),
         "answered": dict(Counter(o.kind for o in good)),
         "cer": sum(o.edits for o in good) / sum(len(page.text) for page in pages),
-        "troubles": sorted({o.trouble for o in outcomes if o.trouble}),
+        "troubles": sorted({f"{o.kind}: {o.trouble}" for o in outcomes if o.trouble}),
     }
     for name in PHASES:
         times = [o.ended - o.begun for o in good if phase(o, killed) == name]

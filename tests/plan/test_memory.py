@@ -26,7 +26,7 @@ PAGES = [
     (Resolution(256, 256, crop_mode=False), 1),
     (Resolution(512, 512, crop_mode=False), 2),
     (Resolution(512, 320, crop_mode=True), 1),
-    (Resolution(320, 320, crop_mode=True), 2),
+    pytest.param(Resolution(320, 320, crop_mode=True), 2, marks=pytest.mark.slow),
 ]
 
 

@@ -68,7 +68,7 @@ def generated(checkpoint: Path, image: Path, folder: Path, **options: Any) -> li
         # What it shows beyond the next is the encoder whole on both ranks.
         pytest.param("tensor parallel", marks=pytest.mark.slow),
         "pages over ranks",
-        "pipeline parallel",
+        pytest.param("pipeline parallel", marks=pytest.mark.slow),
     ],
 )
 def test_ids_do_not_depend_on_the_split(

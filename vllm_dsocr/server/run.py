@@ -16,6 +16,10 @@ from vllm_dsocr.fleet.routing import BalancedEngine
 from vllm_dsocr.server.logs import write_json
 from vllm_dsocr.server.settings import Settings
 
+# A client that takes up an idle connection in the moment that it is closed gets no answer. Pools
+# give theirs up after 5 s (httpx, and uvicorn closes them then), load balancers after 60 s.
+KEEP_ALIVE_SECONDS = 75
+
 
 def run_gateway(
     servers: Sequence[str],
@@ -51,6 +55,7 @@ def run_gateway(
         log_level=log_level,
         log_config=None if as_json else uvicorn.config.LOGGING_CONFIG,
         access_log=not as_json,  # ours has the request's id
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
     server = uvicorn.Server(config)
