@@ -32,7 +32,7 @@ from .scores.reading import MAX_MARKUP_TOKENS, count_errors, read_images, read_p
 
 LOG_EVERY = 25  # steps
 SAVE_EVERY = 300  # s
-READ_EVERY = 600  # s
+READ_EVERY = 1800  # s; takes a minute
 HEAD_STEPS, HEAD_RATE = 80, 0.02  # what new heads get before a trained model learns from them
 READ_PAGES = {"lines": (16, 0), "layout": (8, 8)}  # per process: without and with layout
 
