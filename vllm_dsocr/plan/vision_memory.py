@@ -4,7 +4,8 @@
 
 A pass takes a bounded number of patches, so its share does not grow with the pages; a page adds its
 pixels and its embeddings. The widest moment lies in SAM, in attention or in the feed-forward; CLIP
-works on a sixteenth of the patches. What kernels take for themselves is not counted.
+works on a sixteenth of the patches. Which form attention takes is measured where a server starts,
+so the widest that may serve is counted. What kernels take for themselves is not.
 """
 
 from __future__ import annotations
@@ -75,13 +76,12 @@ def _attention(sam: SamSizes, grid: int, window: int, views: int, threads: int) 
 
 
 def _attending(sam: SamSizes, side: int, threads: int) -> int:
-    """Numbers per patch from the projection to the output, over squares of side * side."""
+    """Numbers per patch from the projection to the output, over squares of side * side.
+
+    In the widest form, which is the one with positions as further channels.
+    """
     positions = 2 * sam.heads * side  # scores against key rows and columns, per query
     augmented = sam.width + positions  # a query or key with its positions as further channels
     held = 3 * sam.width + positions
-    if not threads:
-        # Queries, keys, values and output are that wide: fused kernels take one width.
-        return held + 4 * augmented
-    if positions > sam.width:
-        return held + 4 * sam.width  # queries, keys, values in a row for each head, and the output
-    return held + 2 * augmented + 2 * sam.width
+    # Values and output are as wide on a GPU: fused kernels take one width.
+    return held + 2 * augmented + 2 * (sam.width if threads else augmented)

@@ -5,6 +5,7 @@ import base64
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,14 @@ from vllm_dsocr.config import BOS_TOKEN, OptionError
 from vllm_dsocr.page.prompt import PromptError
 from vllm_dsocr.page.source import PageError
 from vllm_dsocr.plugin import TOKENIZER_MODE
+from vllm_dsocr.plugin.inputs.loading import IMAGE_MODES, check_loading
 from vllm_dsocr.plugin.inputs.renderer import DeepseekOCRRenderer
 
 FREE_OCR = [40, 608, 379, 37, 52, 16]
+DOT = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9"
+    "awAAAABJRU5ErkJggg=="
+)
 CHAT = ChatParams(chat_template_kwargs={"tokenize": False})  # as both doors of vLLM say it
 
 
@@ -86,6 +92,51 @@ def test_tags_without_images_are_refused(
 def test_options_of_text_are_checked(renderer: DeepseekOCRRenderer) -> None:
     with pytest.raises(OptionError, match="unknown option 'foo'"):
         ids(renderer, prompt="text", mm_processor_kwargs={"foo": 1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"image_mode": 5}, "image_mode must be null or one of RGB, .*, got 5"),
+        ({"image_mode": ["RGB"]}, "image_mode must be .*, got a list"),
+        ({"image_mode": {"mode": "RGB"}}, "image_mode must be .*, got an object"),
+        ({"image_mode": "X" * 10**6}, "image_mode must be .*, got 'X{59}[.]{3}$"),
+        ({"image_mode": True}, "image_mode must be"),
+        ({"image_mode": "LAB"}, "image_mode must be"),  # Pillow has no way from it to RGB
+        ({"rgba_background_color": [0, 0, 10**9]}, "three integers of 0 to 255, got a list"),
+        ({"rgba_background_color": None}, "three integers"),
+        ({"rgba_background_color": [True, False, True]}, "three integers"),
+        ({"self": 1}, "unknown setting 'self' of images"),
+        ({"": {"deep": [[[]]]}}, "unknown setting ''"),
+        ([], "image must be an object"),
+    ],
+)
+def test_settings_of_the_image_loader_are_checked(
+    renderer: DeepseekOCRRenderer, settings: Any, words: str
+) -> None:
+    params = replace(CHAT, media_io_kwargs={"image": settings})
+    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": DOT}}]}]
+    with pytest.raises(OptionError, match=words):
+        renderer.render_chat([messages], params)
+    with pytest.raises(OptionError, match=words):
+        asyncio.run(renderer.render_chat_async([messages], params))
+
+
+@pytest.mark.parametrize("mode", [None, *IMAGE_MODES])
+def test_every_mode_that_is_let_through_becomes_a_page(
+    renderer: DeepseekOCRRenderer, mode: str | None
+) -> None:
+    settings = {"image_mode": mode, "rgba_background_color": [0, 0, 0]}
+    params = replace(CHAT, media_io_kwargs={"image": settings})
+    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": DOT}}]}]
+    _, (rendered,) = renderer.render_chat([messages], params)
+    assert rendered["mm_placeholders"]["image"]
+
+
+def test_a_server_may_name_settings_of_a_loader_of_its_own() -> None:
+    check_loading({"image": {"dpi": 300}}, served={"image": {"dpi": 200}})
+    check_loading({"video": {"num_frames": 4}})
+    check_loading(None)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

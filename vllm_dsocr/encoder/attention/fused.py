@@ -59,8 +59,7 @@ def fused(grid: Grid, launch: str) -> Tensor:
     return torch.ops.dsocr.grid_attention(qkv, grid.fill, tables, grid.heads, grid.window, launch)
 
 
-@torch.library.custom_op("dsocr::grid_attention", mutates_args=())
-def grid_attention(
+def run_kernels(
     qkv: Tensor, fill: Tensor, tables: Tensor, heads: int, window: int, launch: str
 ) -> Tensor:
     """(N, side, side, 3 * width), (3 * width,), (2, L, d) -> (N, side, side, width).
@@ -95,6 +94,9 @@ def grid_attention(
             num_stages=how.stages,
         )
     return out
+
+
+grid_attention = torch.library.custom_op("dsocr::grid_attention", mutates_args=())(run_kernels)
 
 
 @grid_attention.register_fake

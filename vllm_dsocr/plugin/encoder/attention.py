@@ -75,7 +75,7 @@ def wanted(vllm_config: VllmConfig) -> Attention:
 def register_forms() -> None:
     """Add what vLLM brings: its bundled flash-attn, and its own kernel for global attention."""
     PLAIN["flash_attn"] = bundled_flash
-    flash = by_head(partial(as_channels, backend="flash_attn"))
+    flash = by_head(partial(as_channels, backend="flash_attn", tokens_first=True))
     FORMS.setdefault("channels-flash", Form(flash, _flash_fits))
     FORMS.setdefault("vllm", Form(by_head(vllm_kernel), _vllm_fits))
 
@@ -85,7 +85,7 @@ def bundled_flash(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tenso
     from vllm.v1.attention.backends.fa_utils import get_flash_attn_version
     from vllm.v1.attention.ops.vit_attn_wrappers import vit_flash_attn_wrapper
 
-    tokens_first = (t.transpose(1, 2).contiguous() for t in (q, k, v))
+    tokens_first = (t.transpose(1, 2).contiguous() for t in (q, k, v))  # CLIP's are copied
     version = get_flash_attn_version(head_size=q.shape[-1])
     return vit_flash_attn_wrapper(*tokens_first, len(q), False, version, scale).transpose(1, 2)
 

@@ -20,10 +20,9 @@ from vllm.multimodal.parse import ImageProcessorItems, ModalityDataItems, MultiM
 
 from vllm_dsocr.page.source import PageError, converts_plainly, open_image
 from vllm_dsocr.plugin.inputs.arrays import as_images, image_from_array
+from vllm_dsocr.plugin.inputs.loading import KNOWN_SETTINGS
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM shows its own loggers only
-
-KNOWN_SETTINGS = ("image_mode", "rgba_background_color")  # with which vLLM decodes an image
 
 
 class PageDataParser(MultiModalDataParser):

@@ -24,6 +24,7 @@ from vllm.renderers.params import ChatParams, TokenizeParams
 
 from vllm_dsocr.page.prompt import expand_placeholders, prompt_ids
 from vllm_dsocr.page.source import PageError
+from vllm_dsocr.plugin.inputs.loading import check_loading
 
 _CONTINUED = "dsocr_continued"  # key of a rendered prompt, gone before vLLM reads on
 
@@ -32,12 +33,19 @@ class DeepseekOCRRenderer(HfRenderer):
     """vLLM's renderer with the official prompt rules."""
 
     def render_messages(self, messages: Any, params: ChatParams) -> Any:
+        self._check_loading(params)
         with _damaged_images_refused():
             return _marked(super().render_messages(messages, params), params)
 
     async def render_messages_async(self, messages: Any, params: ChatParams) -> Any:
+        self._check_loading(params)
         with _damaged_images_refused():
             return _marked(await super().render_messages_async(messages, params), params)
+
+    def _check_loading(self, params: ChatParams) -> None:
+        """Before vLLM's loader sees the settings. Raises OptionError."""
+        multimodal = self.model_config.multimodal_config
+        check_loading(params.media_io_kwargs, multimodal and multimodal.media_io_kwargs)
 
     def _can_produce_offsets(self) -> bool:
         return False  # ids no longer map to characters of the text the client sent
