@@ -72,23 +72,26 @@ def page_text(body: dict[str, Any], image: Image.Image) -> Answer:
     )
 
 
+@dataclass
 class FakeServer:
-    """A running server; `bodies` are the chat requests it got."""
+    """A running server; `bodies` are the chat requests it got, `headers` theirs, `cards` models."""
 
-    def __init__(self, url: str, bodies: list[dict[str, Any]]) -> None:
-        self.url = url
-        self.bodies = bodies
+    url: str = ""
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    cards: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "fake-reader"}])
 
 
 @contextmanager
 def fake_server(respond: Responder = page_text) -> Iterator[FakeServer]:
     """Serves until left."""
-    bodies: list[dict[str, Any]] = []
-    handler = type("Handler", (_Handler,), {"respond": staticmethod(respond), "bodies": bodies})
+    state = FakeServer()
+    handler = type("Handler", (_Handler,), {"respond": staticmethod(respond), "state": state})
     server = _Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield FakeServer(f"http://127.0.0.1:{server.server_port}/v1", bodies)
+        state.url = f"http://127.0.0.1:{server.server_port}/v1"
+        yield state
     finally:
         server.shutdown()
         server.server_close()
@@ -101,11 +104,14 @@ class _Server(http.server.ThreadingHTTPServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     respond: Responder
-    bodies: list[dict[str, Any]]
+    state: FakeServer
 
     def do_GET(self) -> None:
         answers = {
-            "/v1/models": {"object": "list", "data": [{"id": "fake-reader", "object": "model"}]},
+            "/v1/models": {
+                "object": "list",
+                "data": [{"object": "model", **card} for card in self.state.cards],
+            },
             "/version": {"version": "9.9"},
             "/health": {},
         }
@@ -117,7 +123,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             refused = "<image>" in body["prompt"]  # as a server of this model does
             self._send(400 if refused else 200, {"count": NUM_PROMPT_TEXT_TOKENS})
             return
-        self.bodies.append(body)
+        self.state.bodies.append(body)
+        self.state.headers.append({k.lower(): v for k, v in self.headers.items()})
         answer = self.respond(body, _image(body))
         if isinstance(answer, Answer):
             self._send(200, _completion(answer))

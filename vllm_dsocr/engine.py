@@ -28,6 +28,10 @@ class EngineFault(EngineError):
     """The engine made a mistake of its own: another one may well answer the same request."""
 
 
+class NoAdapter(EngineError):
+    """The engine does not have the adapter that the request names; another one may."""
+
+
 class EngineLost(Exception):
     """No request will be answered any more: the server or the engine is gone."""
 
@@ -99,7 +103,10 @@ class Engine(Protocol):
     async def __aexit__(self, *exception: object) -> None: ...
 
     async def complete(self, request: Request) -> Completion:
-        """Raises EngineError when this request, EngineLost when no request can be answered."""
+        """Raises EngineError when this request, EngineLost when no request can be answered.
+
+        NoAdapter is the EngineError of an adapter that is not there.
+        """
         ...
 
 

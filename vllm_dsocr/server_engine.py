@@ -12,7 +12,7 @@ import base64
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_dsocr import tracing
@@ -23,6 +23,7 @@ from vllm_dsocr.engine import (
     EngineFault,
     EngineLost,
     Finish,
+    NoAdapter,
     Request,
     Token,
     guard_options,
@@ -40,7 +41,7 @@ MAX_RETRIES = 8  # the client's back-off then spans about 40 s
 TIMEOUT_SECONDS = 600.0
 _PROBE_SECONDS = 10.0
 # What no other page would get past either: no such model, no key, a wrong address.
-_HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+_HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError)
 
 
 def api_url(url: str) -> str:
@@ -56,10 +57,16 @@ def api_key() -> str:
 
 
 class ServerEngine:
-    """Pages read by the server a client is connected to. Use `connect` to make one."""
+    """Pages read by the server a client is connected to. Use `connect` to make one.
+
+    names: what else the server calls the model.  adapters: those of it that the server has, each
+    with where the server took it from. Both as of the last `list_models`.
+    """
 
     def __init__(self, client: openai.AsyncOpenAI, model: str, max_in_flight: int) -> None:
         self.model = model
+        self.names: Sequence[str] = ()
+        self.adapters: Mapping[str, str] = {}
         self.max_in_flight = max_in_flight
         self.versions: dict[str, str] = {}
         self._client = client
@@ -88,13 +95,19 @@ class ServerEngine:
 
     async def __aenter__(self) -> ServerEngine:
         """Nothing to load; what serves is asked for its version, which only vLLM has."""
-        answer = await self._extension("GET", "version")
+        answer = await self._ask("GET", "../version")
         if isinstance(answer.get("version"), str):
             self.versions["server"] = f"{answer.get('name', 'vLLM')} {answer['version']}"
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self._client.close()
+
+    async def list_models(self) -> None:
+        """Looks up names and adapters, which come and go. What does not answer has what it had."""
+        cards = _cards(await self._ask("GET", "models"))
+        if cards:
+            self.names, self.adapters = _names(cards, self.model), _adapters(cards, self.model)
 
     async def complete(self, request: Request) -> Completion:
         """One chat completion. Raises EngineError or EngineLost."""
@@ -109,6 +122,10 @@ class ServerEngine:
         except openai.APIConnectionError as error:
             await self._check_alive(error)
             raise EngineFault(f"the connection broke: {_sentence(error)}") from error
+        except openai.NotFoundError as error:
+            if request.adapter is None:
+                raise EngineLost(f"the server cannot be used: {_sentence(error)}") from error
+            raise NoAdapter(_sentence(error)) from error
         except _HOPELESS as error:
             raise EngineLost(f"the server cannot be used: {_sentence(error)}") from error
         except openai.InternalServerError as error:  # any 5xx
@@ -145,18 +162,16 @@ class ServerEngine:
         if prompt not in self._prompt_lengths:
             # Image tags without images are refused; another special token is as long.
             text = prompt.replace(IMAGE_TOKEN, EOS_TOKEN)
-            answer = await self._extension(
-                "POST", "tokenize", {"model": self.model, "prompt": text}
-            )
+            answer = await self._ask("POST", "../tokenize", {"model": self.model, "prompt": text})
             self._prompt_lengths[prompt] = _count(answer, "count")
         length = self._prompt_lengths[prompt]
         return None if length is None else num_prompt_tokens - (length - 1)
 
-    async def _extension(
+    async def _ask(
         self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> Mapping[str, Any]:
-        """Asks what vLLM offers beside the OpenAI API; {} from a server that does not."""
-        url = self._client.base_url.join(f"../{path}")
+        """Asks once what not every server has (`../` is beside the OpenAI API); {} from others."""
+        url = self._client.base_url.join(path)
         client = self._client.with_options(max_retries=0, timeout=_PROBE_SECONDS)
         try:
             ask: Any = client.post if method == "POST" else client.get
@@ -189,12 +204,29 @@ async def _first_model(client: openai.AsyncOpenAI) -> str:
         raise EngineLost(f"no answer from {client.base_url}: {_sentence(error)}") from error
     except ValueError as error:
         raise EngineLost(f"{client.base_url} answers, but not with JSON") from error
-    models = answer.get("data") if isinstance(answer, Mapping) else None
-    first = models[0] if isinstance(models, list) and models else None
-    name = first.get("id") if isinstance(first, Mapping) else None
-    if not isinstance(name, str):
+    cards = _cards(answer)
+    if not cards:
         raise EngineLost(f"{client.base_url} lists no model; name one with --model")
-    return name
+    return str(cards[0]["id"])
+
+
+def _cards(answer: object) -> list[Mapping[str, Any]]:
+    """The models of a list, each with a name."""
+    models = answer.get("data") if isinstance(answer, Mapping) else None
+    cards = models if isinstance(models, list) else []
+    return [c for c in cards if isinstance(c, Mapping) and isinstance(c.get("id"), str)]
+
+
+def _names(cards: Sequence[Mapping[str, Any]], model: str) -> tuple[str, ...]:
+    """Names of the same weights: vLLM says of each where it has them from."""
+    roots = {card["id"]: card.get("root") for card in cards if card.get("parent") is None}
+    return tuple(name for name, root in roots.items() if root and root == roots.get(model))
+
+
+def _adapters(cards: Sequence[Mapping[str, Any]], model: str) -> dict[str, str]:
+    """Cards that vLLM gives a parent; the model itself may be one of them."""
+    found = (card for card in cards if card.get("parent") and card["id"] != model)
+    return {card["id"]: str(card.get("root")) for card in found}
 
 
 def _choice(answer: object) -> Mapping[str, Any]:
@@ -266,7 +298,7 @@ def _body(request: Request, model: str) -> dict[str, Any]:
         {"type": "text", "text": text},
     ]
     body: dict[str, Any] = {
-        "model": model,
+        "model": request.adapter or model,
         "messages": [{"role": "user", "content": content}],
         "temperature": request.temperature,
         "seed": request.seed,

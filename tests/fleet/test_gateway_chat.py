@@ -25,7 +25,7 @@ from vllm_dsocr.cli import main
 from vllm_dsocr.config import MODES
 from vllm_dsocr.fleet import forwarding
 from vllm_dsocr.fleet import replicas as fleet
-from vllm_dsocr.fleet.chat_cost import USUAL_PAGE, num_vision_tokens
+from vllm_dsocr.fleet.chat_cost import USUAL_PAGE, chat_facts
 from vllm_dsocr.fleet.routing import BalancedEngine
 from vllm_dsocr.page.geometry import plan_tiles
 from vllm_dsocr.server.gateway import create_gateway
@@ -395,6 +395,10 @@ def test_sigterm_lets_streams_end(tmp_path):
 def body_of(image: Image.Image | None, **options: object) -> bytes:
     messages = TEXT if image is None else page_message(image)
     return httpx.Request("POST", "http://x", json={"messages": messages, **options}).content
+
+
+def num_vision_tokens(body: bytes) -> int:
+    return chat_facts(body).num_vision_tokens
 
 
 def test_a_chat_request_costs_what_its_images_cost():

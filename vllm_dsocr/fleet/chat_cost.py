@@ -1,6 +1,7 @@
-"""The body of a chat request -> the vision tokens it will take; nothing is decoded but headers.
+"""The body of a chat request -> the vision tokens it will take, and the model it names.
 
-An estimate for sharing work out, never a check: what cannot be told counts as a usual page.
+Of images nothing is decoded but headers: an estimate for sharing work out, never a check. What
+cannot be told counts as a usual page.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -20,14 +21,26 @@ USUAL_PAGE = (1654, 2339)  # A4 at 200 dpi, px
 _HEADER = 1 << 16  # characters of a data URL in which an image says its size
 
 
-def num_vision_tokens(body: bytes) -> int:
-    """Of all its images; 0 for text and for what is no chat request."""
+class ChatFacts(NamedTuple):
+    """num_vision_tokens: of all images; 0 for text.  model: None where the body names none."""
+
+    num_vision_tokens: int = 0
+    model: str | None = None
+
+
+def chat_facts(body: bytes) -> ChatFacts:
+    """Nothing is known of what is no JSON object."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        return 0
+        return ChatFacts()
     if not isinstance(value, dict):
-        return 0
+        return ChatFacts()
+    model = value.get("model")
+    return ChatFacts(_num_vision_tokens(value), model if isinstance(model, str) else None)
+
+
+def _num_vision_tokens(value: dict[str, Any]) -> int:
     options = value.get("mm_processor_kwargs")
     try:
         resolution = PageOptions().override(options if isinstance(options, dict) else {}).resolution

@@ -73,17 +73,20 @@ class Forwarder:
     async def __aexit__(self, *exception: object) -> None:
         await self._client.aclose()
 
-    async def send(self, question: Question, num_tokens: int) -> Answer:
+    async def send(
+        self, question: Question, num_tokens: int = 0, model: str | None = None
+    ) -> Answer:
         """The answer, read to its end unless it is a stream, of which the first event is there.
 
-        num_tokens: of vision.  Raises EngineLost when no server is left, OutOfTime, EngineFault.
+        num_tokens: of vision.  model: where that is an adapter, servers that have it are asked.
+        Raises EngineLost when no server is left, OutOfTime, EngineFault.
         """
 
         async def put(replica: Replica) -> Answer:
             return await self._put(replica, question)
 
         try:
-            return await self._replicas.ask(num_tokens, put)
+            return await self._replicas.ask(num_tokens, put, model)
         except FaultyAnswer as fault:
             return fault.answer
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from vllm_dsocr.engine import Engine, EngineFault, EngineLost
+from vllm_dsocr.engine import Engine, EngineFault, EngineLost, NoAdapter
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,6 +27,7 @@ Discover = Callable[[], Awaitable[Sequence["Replica"]]]
 
 PROBE_SECONDS = 5.0  # between looks at every server
 ANSWER_SECONDS = 10.0  # within which a server that works says that it does
+LIST_SECONDS = 2.0  # that a request waits for servers to say what they have
 MAX_MISSED = 3  # looks in a row without an answer
 MAX_FAULTS = 3  # requests in a row that another server answered
 REST_SECONDS = 30.0  # that a server with so many faults is passed over
@@ -38,12 +39,14 @@ class Replica:
     """One server. engine: None while it cannot be reached.
 
     check: raises EngineLost when the server answers no more; None: whoever asks finds out.
+    adapters: those it had when it was last asked, each with where it took it from.
     """
 
     name: str
     connect: Connect
     check: Check | None = None
     engine: Engine | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict)
     num_outstanding_tokens: int = 0
     num_running: int = 0
     is_draining: bool = False
@@ -61,9 +64,12 @@ class Replica:
             async with asyncio.timeout(ANSWER_SECONDS):
                 engine = await self.connect()
                 self._stack = AsyncExitStack()
-                self.engine = await self._stack.enter_async_context(engine)
+                opened = await self._stack.enter_async_context(engine)
+                await self._list_models(opened)  # before anybody takes it for one without adapters
         except TimeoutError as error:
+            await self._stack.aclose()
             raise EngineLost(f"it did not answer within {ANSWER_SECONDS:g} s") from error
+        self.engine = opened
         self._gone = asyncio.get_running_loop().create_future()
         self.missed = self.faults = 0
 
@@ -114,12 +120,24 @@ class Replica:
         if self.check is None:
             return
         try:
-            await asyncio.wait_for(self.check(), ANSWER_SECONDS)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self.check()
+                await self.list_models()
             self.missed = 0
         except TimeoutError as error:
             self.missed += 1
             if self.missed >= MAX_MISSED:
                 raise EngineLost("it takes connections and does not answer") from error
+
+    async def list_models(self) -> None:
+        """What else it has beside its model, where it can tell."""
+        if self.engine is not None:
+            await self._list_models(self.engine)
+
+    async def _list_models(self, engine: Engine) -> None:
+        if (ask := getattr(engine, "list_models", None)) is not None:
+            await ask()
+            self.adapters = getattr(engine, "adapters", {})
 
 
 class Replicas:
@@ -150,16 +168,23 @@ class Replicas:
             self._probing.cancel()
         await asyncio.gather(*(replica.close() for replica in self.all))
 
-    async def ask(self, num_tokens: int, work: Callable[[Replica], Awaitable[T]]) -> T:
+    async def ask(
+        self,
+        num_tokens: int,
+        work: Callable[[Replica], Awaitable[T]],
+        adapter: str | None = None,
+    ) -> T:
         """What the work comes to at the least loaded server, or at another where that fails.
 
-        num_tokens: of vision, which it loads a server with.  Work raises EngineLost where the
-        server is gone, EngineFault where it made a mistake that another may not make. Raises
-        the last fault, or EngineLost when no server is left.
+        num_tokens: of vision, which it loads a server with.  adapter: only servers that have it are
+        asked, as long as any is known to.  Work raises EngineLost where the server is gone,
+        EngineFault where it made a mistake that another may not make, NoAdapter. Raises the last
+        fault, or EngineLost when no server is left.
         """
         tried: list[Replica] = []
-        fault: EngineFault | None = None
-        while len(tried) < MAX_SERVERS and (replica := self._least_loaded(tried)):
+        faulty: list[Replica] = []
+        fault: EngineFault | NoAdapter | None = None
+        while len(tried) < MAX_SERVERS and (replica := self._least_loaded(tried, adapter)):
             tried.append(replica)
             try:
                 with replica.carrying(num_tokens):
@@ -169,13 +194,24 @@ class Replicas:
                 await self._lose(replica, error)
             except EngineFault as error:
                 fault = error
+                faulty.append(replica)
+            except NoAdapter as error:
+                fault = fault or error
+                await replica.list_models()
             else:
                 replica.faults = 0
-                self._blame(tried[:-1])
+                self._blame(faulty)
                 return result
         if fault is None and len(tried) == MAX_SERVERS:
             fault = EngineFault(f"{MAX_SERVERS} servers went away while they were at it")
         raise fault or EngineLost("no server is left that answers")
+
+    async def list_models(self) -> None:
+        """Looks at once at what the servers have, and not at the next look."""
+        looks = (replica.list_models() for replica in self.ready)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIST_SECONDS):
+                await asyncio.gather(*looks)
 
     def drain(self, name: str, draining: bool = True) -> None:
         """Whether a server gets new pages; those it has are read to their end."""
@@ -183,9 +219,11 @@ class Replicas:
             if replica.name == name:
                 replica.is_draining = draining
 
-    def _least_loaded(self, tried: Sequence[Replica]) -> Replica | None:
+    def _least_loaded(self, tried: Sequence[Replica], adapter: str | None) -> Replica | None:
         now = time.monotonic()
-        open_to = [r for r in self.ready if not r.is_draining and r not in tried]
+        suited = [r for r in self.all if adapter in r.adapters] or self.all
+        ready = [r for r in suited if r.engine is not None]
+        open_to = [r for r in ready if not r.is_draining and r not in tried]
         rested = [r for r in open_to if r.resting_until <= now]
         return min(
             rested or open_to,

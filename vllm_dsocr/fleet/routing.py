@@ -32,6 +32,27 @@ class BalancedEngine:
         return self._model
 
     @property
+    def names(self) -> Sequence[str]:
+        """Other names that servers have for it."""
+        return [name for engine in self._engines for name in getattr(engine, "names", ())]
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """What tells those of each name apart: where servers took them from.
+
+        Those of a server that is away for now are still known.
+        """
+        found: dict[str, set[str]] = {}
+        for replica in self.replicas.all:
+            for name, root in replica.adapters.items():
+                found.setdefault(name, set()).add(root)
+        return {name: " ".join(sorted(roots)) for name, roots in found.items()}
+
+    async def list_models(self) -> None:
+        """Asks the servers what they have now; `names` and `adapters` are as of the last look."""
+        await self.replicas.list_models()
+
+    @property
     def versions(self) -> Mapping[str, str]:
         """Of the first one that answers."""
         return next((engine.versions for engine in self._engines), {})
@@ -64,13 +85,16 @@ class BalancedEngine:
         await self.replicas.stop()
 
     async def complete(self, request: Request) -> Completion:
-        """Raises EngineError of the server that read it, EngineLost when none is left."""
+        """Raises EngineError of the server that read it, EngineLost when none is left.
+
+        A page for an adapter goes to servers that have it.
+        """
 
         async def read(replica: Replica) -> Completion:
             assert replica.engine is not None
             return await replica.engine.complete(request)
 
-        return await self.replicas.ask(num_vision_tokens(request), read)
+        return await self.replicas.ask(num_vision_tokens(request), read, request.adapter)
 
 
 def num_vision_tokens(request: Request) -> int:

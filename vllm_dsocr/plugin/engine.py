@@ -29,6 +29,7 @@ from vllm_dsocr.engine import (
     EngineError,
     EngineLost,
     Finish,
+    NoAdapter,
     Request,
     Token,
     guard_options,
@@ -104,10 +105,10 @@ class VllmEngine:
         return (tracing.headers() or None) if await self._engine.is_tracing_enabled() else None
 
     def _adapter(self, name: str | None) -> LoRARequest | None:
-        """Raises EngineError for one that is not there."""
+        """Raises NoAdapter for one that is not there."""
         if name is None:
             return None
-        raise EngineError(f"there is no adapter {name!r}")
+        raise NoAdapter(f"there is no adapter {name!r}")
 
     def _completion(self, output: RequestOutput) -> Completion:
         answer = output.outputs[0]

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from vllm_dsocr.engine import Engine
 from vllm_dsocr.pipeline.settings import ReadSettings
-from vllm_dsocr.server.errors import ApiError, busy, not_found, too_large, unreadable
+from vllm_dsocr.server.errors import ApiError, busy, engine_gone, not_found, too_large, unreadable
 from vllm_dsocr.server.metrics import Metrics
 from vllm_dsocr.server.settings import Settings
 from vllm_dsocr.server.storage.blobs import Blobs
@@ -155,17 +155,36 @@ class Service:
         confidence: bool = False,
         model: str | None = None,
     ) -> ReadSettings:
-        """How pages are read for a request. Raises ApiError 404 for a model that is not here."""
+        """How pages are read for a request.
+
+        Raises ApiError: 404 for a model that is not here, 503 while nobody can tell.
+        """
         weights, dpi = self.engine.model, self.settings.dpi
-        adapters: Mapping[str, str] = getattr(self.engine, "adapters", {})
-        adapter = model if model in adapters else None
+        if not weights:  # servers that have not answered yet: records would get no name
+            raise engine_gone()
+        adapter = model if model in self._adapters else None
         if adapter is not None:
-            weights = f"{weights} {adapters[adapter]}"
+            weights = f"{weights} {self._adapters[adapter]}"
         elif model and not self._is_name(model):
-            raise ApiError(404, f"there is no model {model!r} here", where="model")
+            raise no_model(model) if self.is_ready else engine_gone()
         return ReadSettings(
             weights, task, mode, dpi, max_tokens, confidence=confidence, adapter=adapter
         )
+
+    async def check_model(self, model: str | None) -> None:
+        """Raises ApiError 404 for a model that is not here, as far as can be told now."""
+        if not model or self._is_name(model):
+            return
+        list_models = getattr(self.engine, "list_models", None)  # of servers, where adapters come
+        if list_models is not None:
+            await list_models()
+        if model not in self._adapters and self.is_ready:
+            raise no_model(model)
+
+    @property
+    def _adapters(self) -> Mapping[str, str]:
+        adapters: Mapping[str, str] = getattr(self.engine, "adapters", {})
+        return adapters
 
     def _is_name(self, model: str) -> bool:
         """Whether the served model is meant: products send names that their makers chose."""
@@ -200,6 +219,10 @@ class Service:
             yield
         finally:
             self._documents -= 1
+
+
+def no_model(name: str) -> ApiError:
+    return ApiError(404, f"there is no model {name!r} here", where="model")
 
 
 def clean_name(name: str) -> str:

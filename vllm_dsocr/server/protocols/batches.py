@@ -175,7 +175,7 @@ async def run_job(
 async def _answer(service: Service, owner: str, line: dict[str, Any]) -> dict[str, Any]:
     try:
         request = Line.model_validate(line).body
-        mistral.check(service, request)
+        await mistral.check(service, request)
         named = await mistral.stored_document(service, owner, request)
         async with intake.read_once(service, named) as file:
             status, body = 200, await mistral.answer_document(service, file, request)

@@ -1,5 +1,6 @@
 """OpenAI's API of the servers behind a gateway: every request goes to the least loaded of them.
 
+Those that name an adapter go to servers that have it.
 Bodies and answers are passed on as they are, errors of this process have OpenAI's form. A client
 that hangs up ends the request at the server too.
 """
@@ -15,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
 from vllm_dsocr.engine import EngineError, EngineLost
-from vllm_dsocr.fleet.chat_cost import num_vision_tokens
+from vllm_dsocr.fleet.chat_cost import chat_facts
 from vllm_dsocr.fleet.forwarding import Answer, Forwarder, OutOfTime, Question
 from vllm_dsocr.server.errors import ApiError, engine_gone, out_of_time
 from vllm_dsocr.server.routes import OcrRoute, until_disconnect
@@ -64,10 +65,10 @@ async def tokenize(request: Request) -> Response:
 async def _pass_on(request: Request, path: str, body: bytes) -> Response:
     forwarder: Forwarder = request.app.state.dsocr_forwarder
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-    cost = await asyncio.to_thread(num_vision_tokens, body) if path.startswith("chat") else 0
+    facts = await asyncio.to_thread(chat_facts, body)
     question = Question(request.method, path, body, headers)
     try:
-        answer = await until_disconnect(request, forwarder.send(question, cost))
+        answer = await until_disconnect(request, forwarder.send(question, *facts))
     except EngineLost as error:
         raise engine_gone() from error
     except OutOfTime as error:

@@ -68,7 +68,10 @@ _UPLOADS = {
 
 
 class Options(BaseModel):
-    """docling's options that mean something here; the others are accepted and passed over."""
+    """docling's options that mean something here; the others are accepted and passed over.
+
+    model: ours on top: what reads, as in `/v1/ocr`.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -77,6 +80,7 @@ class Options(BaseModel):
     page_range: tuple[int, int] | None = None
     document_timeout: Annotated[float, Field(gt=0)] | None = None
     abort_on_error: bool = False
+    model: Annotated[str, Field(max_length=512)] | None = None
 
     @field_validator("to_formats", mode="before")
     @classmethod
@@ -157,10 +161,11 @@ class ConvertSources(BaseModel):
     sources: Annotated[list[Source], Field(min_length=1, max_length=MAX_SOURCES)]
     target: Target = Target()
 
-    def check(self) -> None:
+    async def check(self, service: Service) -> None:
         """Raises ApiError for what is not offered."""
         self.options.wanted()
         self.target.check()
+        await service.check_model(self.options.model)
 
 
 @router.post("/v1/convert/source")
@@ -284,7 +289,7 @@ def _list(values: list[str]) -> list[Any]:
 
 async def _convert_now(request: Request, owner: str, body: ConvertSources) -> Response:
     service = service_of(request)
-    body.check()
+    await body.check(service)
     async with service.place():
         return _response(await until_disconnect(request, convert(service, owner, body)))
 
@@ -292,7 +297,7 @@ async def _convert_now(request: Request, owner: str, body: ConvertSources) -> Re
 async def _start(request: Request, owner: str, body: ConvertSources) -> dict[str, Any]:
     """Everything is stored before the task is told of, so that it outlives this server."""
     service, jobs = service_of(request), jobs_of(request)
-    body.check()
+    await body.check(service)
     if len(body.options.model_extra or {}):
         logger.info("options without a meaning here: %s", ", ".join(body.options.model_extra or {}))
     sources = [await _stored(service, owner, source) for source in body.sources]
@@ -343,8 +348,9 @@ async def _convert_one(
     async with AsyncExitStack() as stack:
         if progress is None:  # a task keeps its sources for the case that it is taken over
             await stack.enter_async_context(intake.read_once(service, named))
+        settings = service.read_settings(model=options.model)
         document = await service.read(
-            named, service.read_settings(), options.wanted(), on_page, options.document_timeout
+            named, settings, options.wanted(), on_page, options.document_timeout
         )
     return await asyncio.to_thread(document_answer, document, options.answer_options())
 

@@ -6,7 +6,7 @@ import mimetypes
 from typing import Annotated, Any
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from vllm_dsocr.document.blocks import Page
 from vllm_dsocr.server.auth import owner
@@ -19,16 +19,23 @@ router = APIRouter(tags=["loader"], route_class=OcrRoute)
 
 
 @router.put("/process")
-async def process(request: Request, owner: Annotated[str, Depends(owner)]) -> list[dict[str, Any]]:
+async def process(
+    request: Request,
+    owner: Annotated[str, Depends(owner)],
+    model: Annotated[str | None, Query(max_length=512)] = None,
+) -> list[dict[str, Any]]:
     """Reads the body; its name is in `X-Filename`, its type in `Content-Type`."""
     service = service_of(request)
+    await service.check_model(model)
     data = await request.body()
     name = unquote(request.headers.get("x-filename", "")) or _name(request)
     async with service.place():
         named = await service.store(owner, name, data, intake.INLINE)
         async with intake.read_once(service, named) as file:
-            document = await until_disconnect(request, service.read(file, service.read_settings()))
-    return [_page(page, document, service.model) for page in document.pages]
+            settings = service.read_settings(model=model)
+            document = await until_disconnect(request, service.read(file, settings))
+    name = settings.adapter or service.model
+    return [_page(page, document, name) for page in document.pages]
 
 
 def _page(page: Page, document: ReadDocument, model: str) -> dict[str, Any]:

@@ -157,7 +157,7 @@ async def ocr(
 ) -> Response:
     """Reads a document."""
     service = service_of(request)
-    check(service, body)
+    await check(service, body)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(service.place())
         named = await stored_document(service, owner, body)
@@ -180,14 +180,15 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def check(service: Service, body: OcrRequest) -> None:
+async def check(service: Service, body: OcrRequest) -> None:
     """Refuses what is not offered, before anything is stored. Raises ApiError, PromptError."""
     if body.bbox_annotation_format or body.document_annotation_format:
         raise bad_request("annotation formats are not supported here", "document_annotation_format")
     if body.document_annotation_prompt:
         raise bad_request("annotation prompts are not supported here", "document_annotation_prompt")
     body.wanted()
-    body.read_settings(service).prompt  # noqa: B018  raises for what is no task
+    ReadSettings(service.model, body.task).prompt  # noqa: B018  raises for what is no task
+    await service.check_model(body.model)
 
 
 async def stored_document(service: Service, owner: str, body: OcrRequest) -> StoredFile:

@@ -46,7 +46,7 @@ def job_object(job: Job) -> dict[str, Any]:
 async def create(request: Request, owner: Owner, body: OcrJobRequest) -> dict[str, Any]:
     """Starts a job; its document is stored before the answer."""
     service, jobs = service_of(request), jobs_of(request)
-    mistral.check(service, body)
+    await mistral.check(service, body)
     if body.webhook:
         jobs.webhooks.check(body.webhook)
     file = await mistral.stored_document(service, owner, body)
