@@ -47,6 +47,13 @@ def test_a_job_whose_worker_died_is_taken_over_and_the_dead_one_is_not_heard(dat
     assert database.job("", job.id).state == "success"
 
 
+def test_a_worker_that_stood_still_does_not_take_its_own_job_again(database):
+    job = database.add_job("", "ocr", {})
+    assert database.claim_job("a", 0.0).id == job.id
+    assert database.claim_job("a", 60, [job.id]) is None
+    assert database.renew("a", job.id, 60)
+
+
 def test_a_job_that_takes_every_server_down_is_given_up(database):
     job = database.add_job("", "ocr", {})
     for _ in range(MAX_STARTS):

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from vllm_dsocr import tracing
-from vllm_dsocr.document.blocks import Page
+from vllm_dsocr.document.blocks import STATUSES, Page
+from vllm_dsocr.pipeline.retry import RUNGS
+from vllm_dsocr.server.storage.database import ENDED
 from vllm_dsocr.server.work.gate import FairGate
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -52,6 +54,16 @@ class Metrics:
         ready.set_function(num_ready)
         running.set_function(lambda: gate.num_running)
         waiting.set_function(lambda: gate.num_waiting)
+        # A rate misses the first event of a series that was not there before it.
+        for status in STATUSES:
+            self.pages.labels(status)
+        for rung in RUNGS[1:]:
+            self.retries.labels(rung)
+
+    def expect_jobs(self, kind: str) -> None:
+        """Jobs of this kind are counted from nought on."""
+        for state in ENDED:
+            self.jobs.labels(kind, state)
 
     def count_page(self, page: Page, seconds: float) -> None:
         """A page was read, well or not."""

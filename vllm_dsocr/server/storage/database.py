@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -158,11 +158,16 @@ class Database:
             query = select(func.count()).select_from(Job).where(*before)
             return int(session.scalar(query) or 0)
 
-    def claim_job(self, worker: str, lease_seconds: float) -> Job | None:
-        """The oldest job that waits, or whose server died; it is the worker's from now on."""
+    def claim_job(
+        self, worker: str, lease_seconds: float, running: Collection[str] = ()
+    ) -> Job | None:
+        """The oldest job that waits, or whose server died; it is the worker's from now on.
+
+        running: ids that the worker is at, whatever became of their leases while it stood still.
+        """
         now = time.time()
         free = or_(Job.state == "pending", (Job.state == "started") & (Job.lease < now))
-        query = select(Job).where(free).order_by(Job.created).limit(1)
+        query = select(Job).where(free, Job.id.not_in(running)).order_by(Job.created).limit(1)
         with self._write() as session:
             if self._engine.dialect.name == "sqlite":
                 session.connection().exec_driver_sql("BEGIN IMMEDIATE")

@@ -52,6 +52,7 @@ class Jobs:
     def register(self, kind: str, work: Work) -> None:
         """Teaches a kind of job."""
         self._kinds[kind] = work
+        self._service.metrics.expect_jobs(kind)
 
     async def add(self, owner: str, kind: str, body: Body, webhook: str = "") -> Job:
         """A new job. Raises ApiError 429 when too many wait."""
@@ -140,7 +141,8 @@ class Jobs:
     async def _take_jobs(self) -> None:
         while len(self._running) < self._service.settings.jobs_at_once:
             lease = self._service.settings.lease_seconds
-            job = await asyncio.to_thread(self._database.claim_job, self._worker, lease)
+            running = tuple(self._running)
+            job = await asyncio.to_thread(self._database.claim_job, self._worker, lease, running)
             if job is None:
                 return
             if job.state in ENDED:
