@@ -97,6 +97,11 @@ test-ray: setup  ## 300 pages on a Ray cluster of two, with a worker killed; pag
 sbom: setup  ## dist/sbom.json: what .venv consists of, as CycloneDX (network needed)
 	docker/scripts/make-sbom.sh $(abspath $(BIN)/python) dist/sbom.json
 
+.PHONY: test-s3
+test-s3: setup  ## files, results and sources in S3, against moto's server
+	$(PIP) --no-deps -r requirements/s3.txt
+	$(BIN)/python -m pytest tests/service/test_s3.py
+
 test-postgres: setup  ## several front ends on the system's PostgreSQL (Debian: postgresql)
 	$(BIN)/python -m pytest tests/service/test_postgres.py
 
