@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, GenerationMixin
 
+from vllm_dsocr.hf.model.ranks import lies_in_shards
 from vllm_dsocr.hf.model.views import window
 
 
@@ -28,11 +29,13 @@ class PageGenerationMixin(GenerationMixin):
         if pixels is not None:
             names = ("images", "images_seq_mask", "images_spatial_crop")
             kwargs |= zip(names, self.model.from_pixel_values(pixels, ids), strict=True)
-        images = kwargs.get("images")
+        images, mask = kwargs.get("images"), kwargs.get("images_seq_mask")
         if images is not None and len(images) and not _has_read(ids, kwargs):
             kwargs["image_embeds"] = self.model.place_images(
-                images, kwargs.get("images_seq_mask"), kwargs.get("images_spatial_crop")
+                images, mask, kwargs.get("images_spatial_crop")
             )
+        elif lies_in_shards(self):
+            self.model.place_images(None, None, None)  # the empty work that other ranks wait for
         return super().generate(inputs, *args, **kwargs)
 
     def prepare_inputs_for_generation(

@@ -3,10 +3,10 @@
 flops: bf16 with fp32 sums, dense: half of a figure that a data sheet gives "with sparsity".
 bandwidth: of the memory. memory: what programs can have; cards with GDDR memory and ECC keep a
 sixteenth of it for the check bits while ECC is on, as it is from the factory on server cards.
-Data sheets could not be had when the figures were last checked, so they were held against tables
-of others, in which those of T4, A100, H100, H200, H20, B200, B300 (its memory is also given as 288
-GB), RTX 4090, MI300X and MI325X were found the same, of the RTX 5090 memory and bandwidth. L4, A10,
-A6000, L40S, RTX PRO 6000 and what is particular to PCIe and NVL cards are unchecked.
+Each figure was held against what others publish of the same data sheets (sellers' copies of them,
+tables of specifications), and nothing differed but the memory of the B300, also given as 288 GB.
+Not found there, and so unchecked: products per second of H100-NVL and H200-NVL, and FP8 with fp32
+sums of the RTX 5090, which is twice its bf16 figure as on the RTX 4090.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Two steps of a model in shards (FSDP2), as torchrun starts it; see test_ranks.py.
+"""Steps of a model in shards (FSDP2), as torchrun starts it; see test_ranks.py.
 
     sharded_run.py CHECKPOINT DATA.jsonl OUT
 
-Each rank has one sample of every pair in the file. Writes OUT, a checkpoint, and OUT/losses.json.
+Each rank has one sample of every pair in the file. Writes OUT, a checkpoint, OUT/losses.json, and
+what each rank read of the first pair, one a page and the other text, in OUT/read-RANK.json.
 """
 
 import json
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from vllm_dsocr.hf import DeepseekOCRForCausalLM, DeepseekOCRProcessor
 from vllm_dsocr.hf.training import PageCollator, PageDataset, checkpoint_towers, read_samples
@@ -52,6 +54,13 @@ def step(model, batch, labels, world):
     return loss.detach()
 
 
+def read(model, processor, sample, **more):
+    """A few ids, greedily."""
+    inputs = processor(sample.prompt, [Image.open(image) for image in sample.images])
+    ids = model.eval().generate(**inputs, max_new_tokens=4, eos_token_id=-1, pad_token_id=2, **more)
+    return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
 def main(checkpoint, data, out):
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -66,6 +75,11 @@ def main(checkpoint, data, out):
         loss = step(model, batch, labels, world)
         dist.all_reduce(loss)
         losses.append(loss.item())
+    register_fsdp_forward_method(model, "generate")
+    sample = read_samples(Path(data))[rank]
+    answer = read(model, processor, sample, synced_gpus=True)
+    Path(out).mkdir(exist_ok=True)
+    (Path(out) / f"read-{rank}.json").write_text(json.dumps(answer))
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(model, options=options)
     if rank == 0:

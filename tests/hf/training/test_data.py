@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,8 +20,11 @@ from vllm_dsocr.hf.training import (
     Sample,
     read_samples,
 )
+from vllm_dsocr.hf.training.check import check
 from vllm_dsocr.hf.training.data.samples import sample_from
 from vllm_dsocr.hf.training.data.sizes import upright_size
+from vllm_dsocr.hf.training.run import open_data
+from vllm_dsocr.hf.training.settings import settings_from
 from vllm_dsocr.page.pixels import page_tensors
 from vllm_dsocr.page.source import open_image
 
@@ -32,7 +36,7 @@ def folder(tiny_path, tmp_path):
     """Two pages with texts, one without, and a JSONL file that names all kinds of samples."""
     for name, size in (("a.png", (90, 60)), ("b.jpg", (40, 80)), ("c.png", (20, 20))):
         Image.effect_noise(size, 60).save(tmp_path / name)
-    (tmp_path / "a.md").write_text("# Title\n\ntext\n")
+    (tmp_path / "a.md").write_text("# Title\n\ntext\n", encoding="utf-8-sig")
     (tmp_path / "a.txt").write_text("not this one")
     (tmp_path / "b.txt").write_text("plain")
     lines = [
@@ -141,7 +145,8 @@ def test_the_size_in_the_header_is_that_of_the_page(tmp_path, processor, name, o
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "line 1"),
+        ("{", "line 1: not JSON: Expecting property name.* at character 2"),
+        ('{"image": "a.png", "text": "x"}', "at least an 'answer'.* of this one: image, text"),
         ('{"image": "a.png"}', "at least an 'answer'"),
         ('{"image": "a.png", "answer": "x", "text": "y"}', "unknown key 'text'"),
         ('{"image": 3, "answer": "x"}', "'image' is a path"),
@@ -155,7 +160,10 @@ def test_lines_that_cannot_be_are_named(tmp_path, line, words):
 
 def test_missing_and_damaged_images_are_named(folder, processor):
     (folder / "bad.jsonl").write_text('{"image": "none.png", "answer": "x"}')
-    with pytest.raises(DataError, match=r"none\.png"):
+    with pytest.raises(DataError, match=r"cannot open .*none\.png: No such file or directory$"):
+        PageDataset(read_samples(folder / "bad.jsonl", PROMPT), processor)
+    (folder / "bad.jsonl").write_text('{"image": "a.md", "answer": "x"}')
+    with pytest.raises(DataError, match=r"a\.md: not an image that can be read$"):
         PageDataset(read_samples(folder / "bad.jsonl", PROMPT), processor)
     with pytest.raises(DataError, match="1 <image> tags for 0 images"):
         (folder / "bad.jsonl").write_text('{"answer": "x"}')
@@ -185,6 +193,8 @@ def exchange(folder):
     yield {"image": "a.png", "prompt": PROMPT, "answer": "one"}
     yield {"image": as_url(data), "prompt": PROMPT, "answer": "one"}
     yield {"image": base64.b64encode(data).decode(), "answer": "one"}
+    yield {"images": ["a.png"], "answer": "one", "messages": None}
+    yield {"image": (folder / "a.png").as_uri(), "answer": "one"}
     yield {"messages": [{"role": "user", "content": PROMPT}, said], "images": ["a.png"]}
     yield {"messages": [{"role": "user", "content": "Free OCR."}, said], "images": ["a.png"]}
     yield {"messages": [{"role": "user", "content": parts}, said], "images": ["a.png"], "id": 7}
@@ -207,10 +217,14 @@ def test_every_layout_gives_the_same_batch(folder, processor):
 
 
 def test_files_of_other_trainers_are_read(folder):
+    """A list or lines, whatever the name, with or without the mark that editors put in front."""
     records = list(exchange(folder))[:7]
+    lines = "\n".join(map(json.dumps, records))
     (folder / "all.json").write_text(json.dumps(records))
-    (folder / "all.jsonl").write_text("\n".join(map(json.dumps, records)))
-    for name in ("all.json", "all.jsonl"):
+    (folder / "all.jsonl").write_text(lines)
+    (folder / "lines.json").write_text(f"\n{lines}")
+    (folder / "marked.jsonl").write_text(lines, encoding="utf-8-sig")
+    for name in ("all.json", "all.jsonl", "lines.json", "marked.jsonl"):
         samples = read_samples(folder / name, PROMPT)
         assert [s.answer for s in samples] == ["one"] * 7
         assert all(s.prompt == PROMPT for s in samples)
@@ -286,6 +300,26 @@ def test_what_is_left_out_is_counted_with_its_reason(folder, processor):
         PageDataset(
             [Sample((folder / "a.png", folder / "b.jpg"), *surplus[1], (surplus[0],))], processor
         )
+
+
+def test_lines_that_cannot_be_read_are_left_out_and_named(folder, processor, tiny_path):
+    lines = (folder / "data.jsonl").read_text().split("\n\n")
+    pictures = [json.dumps({"image": f"{number}.png", "answer": "x"}) for number in range(9)]
+    (folder / "some.jsonl").write_text("\n".join([lines[0], "{", *pictures, "[]", lines[2]]))
+    values = {"data": str(folder / "some.jsonl"), "output": "o", "model": str(tiny_path)}
+    (kept,), problems = check(settings_from(values))
+    assert "kept 2 of 13: 1 " in kept and kept.endswith("; 7 for 7 others")
+    assert len(problems) == 11 and "line 2: not JSON" in problems[0]
+
+    settings = settings_from({**values, "skip_bad": True, "stream": True,
+                              "trainer": {"max_steps": 1}})  # fmt: skip
+    assert len(list(open_data(settings, processor))) == 2
+    whole = open_data(replace(settings, stream=False), processor)
+    assert len(whole) == 2 and whole.kept == kept.partition(": ")[2]
+    (folder / "some.jsonl").write_text("{")
+    with pytest.raises(DataError, match="nothing to train on: kept 0 of 1: 1 .*not JSON"):
+        open_data(replace(settings, stream=False), processor)
+    assert check(settings)[1][0].endswith("nothing to train on")
 
 
 def test_a_stream_gives_the_same_items_and_workers_share_it(folder, processor):

@@ -264,6 +264,7 @@ def test_every_part_has_linear_maps(part, model):
         ({"trainer": {"lr": 1}}, "unknown key 'lr' in trainer"),
         ({"trainer": {"output_dir": "x"}}, "unknown key 'output_dir'"),
         ({"trainer": {"learning_rate": "fast"}}, "trainer.learning_rate must be a number"),
+        ({"trainer": {"deepspeed": {"zero_optimization": {"stage": 3}}}}, "pieces that nothing"),
         ({"freeze": ["decoder"]}, "freeze must be a list of vision"),
         ({"freeze": ["vision"], "lora": {}}, "leave freeze out"),
         ({"lora": {"rank": 0}}, "lora.rank must be a positive"),
@@ -278,6 +279,15 @@ def test_every_part_has_linear_maps(part, model):
 def test_settings_that_cannot_be_are_named(changes, words):
     with pytest.raises(SettingsError, match=words):
         settings_from({"data": "d", "output": "o", **changes})
+
+
+def test_deepspeed_is_asked_for_by_name_where_it_is_missing(
+    tmp_path, pages, tiny_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    trainer = {**TRAINER, "deepspeed": {"zero_optimization": {"stage": 2}}}
+    assert run(tmp_path, pages, tiny_path, trainer=trainer) == 2
+    assert "pip install deepspeed" in capsys.readouterr().err
 
 
 def test_rates_may_be_written_as_people_write_them():

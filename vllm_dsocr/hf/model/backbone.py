@@ -8,6 +8,7 @@ or prompts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -104,10 +105,7 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
             return self._placed(images, images_seq_mask, images_spatial_crop)
         given = image_embeds is None and images is not None and len(images) > 0
         pages = page_views(images, images_spatial_crop) if given else []
-        missing = 0
-        if image_embeds is None:
-            device = self.image_newline.device
-            missing = missing_passes(self, num_passes(self, pages), device)
+        missing = self._missing_passes(pages)
         if image_embeds is not None or given or missing:
             inputs_embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
             input_ids = None
@@ -143,6 +141,9 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
         token = getattr(self.config, "image_token_id", None)
         return from_pixel_values(pixel_values, input_ids, token)
 
+    def _missing_passes(self, pages: Sequence[PageViews]) -> int:
+        return missing_passes(self, num_passes(self, pages), self.image_newline.device)
+
     def _empty_work(self, passes: int) -> Tensor:
         """Zero, after so many passes through towers and projector; see ranks.py."""
         view = torch.zeros(3, EMPTY_SIDE, EMPTY_SIDE, dtype=torch.uint8)
@@ -168,7 +169,11 @@ class DeepseekOCRModel(DeepseekOCRPreTrainedModel, LlamaModel):
     def _placed(
         self, images: Any, images_seq_mask: Tensor | None, images_spatial_crop: Tensor | None
     ) -> Tensor:
-        pages = embed_pages(self, page_views(images, images_spatial_crop))
+        pages = page_views([] if images is None else images, images_spatial_crop)
+        missing = self._missing_passes(pages)
+        embeddings = embed_pages(self, pages)
+        if missing:
+            self._empty_work(missing)
         batch = (1, 1) if images_seq_mask is None else tuple(images_seq_mask.shape)
         onto = self.image_newline.new_zeros(*batch, self.config.hidden_size)
-        return place(onto, images_seq_mask, pages)
+        return place(onto, images_seq_mask, embeddings)

@@ -33,10 +33,13 @@ def check(settings: TrainSettings) -> tuple[list[str], list[str]]:
     processor = DeepseekOCRProcessor.from_pretrained(settings.model, **settings.page)
     kept, problems = [], []
     for path in filter(None, (settings.data, settings.eval_data)):
-        samples = read_samples(path, settings.prompt)
-        dataset = PageDataset(samples, processor, settings.max_length, skip_bad=True)
+        unread: list[str] = []
+        samples = read_samples(path, settings.prompt, unread.append)
+        dataset = PageDataset(samples, processor, settings.max_length, True, unread)
         kept.append(f"{path}: {dataset.kept}")
-        problems += [reason for _, reason in dataset.bad]
+        if not len(dataset):
+            problems.append(f"{path}: nothing to train on")
+        problems += [*unread, *(reason for _, reason in dataset.bad)]
         for number, sample in enumerate(samples, 1):
             problems += [f"{path}, sample {number}: {words}" for words in answer_problems(sample)]
     return kept, problems

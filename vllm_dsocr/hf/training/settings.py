@@ -6,6 +6,7 @@ Knows what may be said, not what it does: see `run.py`.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from vllm_dsocr.hf.training.lora import BASES, LORA_PARTS, LoraSettings
 from vllm_dsocr.hf.training.parts import PARTS
 from vllm_dsocr.page.prompt import TASKS
 
+GATHERED = "stage3_gather_16bit_weights_on_model_save"
 # Set by the code that runs the Trainer.
 OWN_ARGUMENTS = ("output_dir", "remove_unused_columns", "prediction_loss_only", "do_train")
 
@@ -123,6 +125,7 @@ def _checked(values: dict[str, Any]) -> TrainSettings:
     allowed = _names(TrainingArguments) - set(OWN_ARGUMENTS)
     trainer = _mapping("trainer", values.get("trainer") or {}, allowed)
     values["trainer"] = {name: _number(name, value) for name, value in trainer.items()}
+    _check_zero(trainer.get("deepspeed"))
     if values.get("packing") is not None and values["packing"] < 1:
         raise SettingsError(f"packing must be a number of tokens, got {values['packing']!r}")
     if values.get("stream") and trainer.get("max_steps", -1) < 1:
@@ -130,6 +133,21 @@ def _checked(values: dict[str, Any]) -> TrainSettings:
     if trainer.get("greater_is_better") and is_error_rate(trainer.get("metric_for_best_model")):
         raise SettingsError("trainer.greater_is_better is true: the greatest error rate is worst")
     return TrainSettings(**{**values, "freeze": tuple(freeze)})
+
+
+def _check_zero(given: Any) -> None:
+    """A configuration of DeepSpeed, or the path of one: does ZeRO-3 save what serves?"""
+    if isinstance(given, str) and Path(given).is_file():
+        try:
+            given = json.loads(Path(given).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SettingsError(f"trainer.deepspeed: {given} is not JSON: {error}") from error
+    zero = given.get("zero_optimization") if isinstance(given, dict) else None
+    if isinstance(zero, dict) and zero.get("stage") == 3 and not zero.get(GATHERED):
+        raise SettingsError(
+            f"trainer.deepspeed: ZeRO-3 needs zero_optimization.{GATHERED}: true, "
+            "else what is saved lies in pieces that nothing serves"
+        )
 
 
 def _lora(values: Any) -> LoraSettings:

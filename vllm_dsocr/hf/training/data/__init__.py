@@ -5,7 +5,7 @@ samples (files of any layout) -> tokens (sizes) -> pages (data sets) -> packing 
 
 from vllm_dsocr.hf.training.data.collate import PageCollator, RecordCollator
 from vllm_dsocr.hf.training.data.packing import PackedDataset, PackedStream
-from vllm_dsocr.hf.training.data.pages import PageDataset, PageStream
+from vllm_dsocr.hf.training.data.pages import PageDataset, PageStream, WholeBatches
 from vllm_dsocr.hf.training.data.samples import DataError, Sample, iter_samples, read_samples
 from vllm_dsocr.hf.training.data.tokens import tokens
 
@@ -18,6 +18,7 @@ __all__ = [
     "PageStream",
     "RecordCollator",
     "Sample",
+    "WholeBatches",
     "iter_samples",
     "read_samples",
     "tokens",

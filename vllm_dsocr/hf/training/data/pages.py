@@ -1,6 +1,6 @@
 """Samples -> data sets of token ids; pixels are left to whoever makes a batch.
 
-    Sample -> PageDataset, or PageStream
+    Sample -> PageDataset, or PageStream -> WholeBatches
 
 Knows nothing of files' formats, models, optimisers or settings.
 """
@@ -8,16 +8,19 @@ Knows nothing of files' formats, models, optimisers or settings.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from vllm_dsocr.config import IGNORE_INDEX
 from vllm_dsocr.hf.processing import DeepseekOCRProcessor
 from vllm_dsocr.hf.training.data.samples import DataError, Sample, Source
 from vllm_dsocr.hf.training.data.tokens import tokens
 
 TOO_LONG = "longer than max_length"
+NAMED = 4  # reasons; each picture that is missing is one of its own
 
 
 class PageDataset(Dataset):
@@ -26,6 +29,7 @@ class PageDataset(Dataset):
     max_length: tokens; longer samples are left out and listed in `too_long`, since a text that is
     cut off would teach the model to stop early.
     skip_bad: leave out what cannot be used as well, and list it in `bad` with the reason.
+    unread: what is wrong with records that did not even become samples.
     Raises DataError for an image that cannot be read or a prompt without its tags.
     """
 
@@ -35,7 +39,9 @@ class PageDataset(Dataset):
         processor: DeepseekOCRProcessor,
         max_length: int | None = None,
         skip_bad: bool = False,
+        unread: Sequence[str] = (),
     ) -> None:
+        self.unread = unread
         self._items: list[dict[str, Any]] = []
         self.samples: list[Sample] = []
         self.too_long: list[Sample] = []
@@ -63,11 +69,14 @@ class PageDataset(Dataset):
     @property
     def kept(self) -> str:
         """How many of how many samples are in, and why others are not."""
-        why = Counter(reason for _, reason in self.bad)
+        why = Counter([*self.unread, *(reason for _, reason in self.bad)])
         if self.too_long:
             why[TOO_LONG] = len(self.too_long)
-        reasons = "; ".join(f"{count} {reason}" for reason, count in why.most_common())
-        total = len(self.samples) + sum(why.values())
+        total = len(self.samples) + why.total()
+        named = why.most_common(NAMED)
+        reasons = "; ".join(f"{count} {reason}" for reason, count in named)
+        if len(why) > NAMED:
+            reasons += f"; {why.total() - sum(n for _, n in named)} for {len(why) - NAMED} others"
         return f"kept {len(self.samples)} of {total}" + (f": {reasons}" if reasons else "")
 
 
@@ -89,3 +98,25 @@ class PageStream(IterableDataset):
         for index, sample in enumerate(self._source()):
             if index % count == number:
                 yield from PageDataset([sample], self._processor, self._max_length, skip_bad=True)
+
+
+class WholeBatches(IterableDataset):
+    """Items of a stream and, at its end, copies of the first until all ranks' batches are full.
+
+    Copies have no labels, so that each sample is learned once a pass. Without them ranks would have
+    batches of their own number, and wait for each other, or learn some samples twice.
+    """
+
+    def __init__(self, items: IterableDataset, size: int) -> None:
+        """size: of a batch, times ranks."""
+        self._items, self._size = items, size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        first, count = None, 0
+        for item in self._items:
+            first, count = first or item, count + 1
+            yield item
+        if first is not None:
+            silent = {**first, "labels": torch.full_like(first["labels"], IGNORE_INDEX)}
+            for _ in range(-count % self._size):
+                yield silent

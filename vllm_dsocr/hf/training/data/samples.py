@@ -15,17 +15,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from vllm_dsocr.config import IMAGE_TOKEN
 from vllm_dsocr.page.files import IMAGE_SUFFIXES
 from vllm_dsocr.page.prompt import TASKS
 
 TEXT_SUFFIXES = (".md", ".txt")  # the first that lies beside an image is its text
-KEYS = ("image", "prompt", "answer")
+KEYS = ("image", "images", "prompt", "answer")
+TEXT = "utf-8-sig"  # editors on Windows begin files with a mark, which is no part of a text
 HUB = "hub:"  # hub:OWNER/NAME or hub:OWNER/NAME:SPLIT
 SHORTEST_BASE64 = 256  # characters; what is shorter is a path
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 SYSTEM = "system"
+
+
+Source = Callable[[], Iterable["Sample"]]
+Note = Callable[[str], object]
 
 
 class DataError(ValueError):
@@ -55,28 +61,34 @@ class Sample:
         return "".join(p + a for p, a in self.earlier) + self.prompt
 
 
-def read_samples(path: str | Path, prompt: str = TASKS["free"]) -> list[Sample]:
-    """All samples of a source; see `iter_samples`. Raises DataError, also where there are none."""
-    samples = list(iter_samples(path, prompt))
-    if not samples:
+def read_samples(
+    path: str | Path, prompt: str = TASKS["free"], bad: Note | None = None
+) -> list[Sample]:
+    """All samples of a source; see `iter_samples`. Raises DataError, without `bad` for none too."""
+    samples = list(iter_samples(path, prompt, bad))
+    if not samples and bad is None:
         raise DataError(f"{path} holds no pages with their text")
     return samples
 
 
-def iter_samples(path: str | Path, prompt: str = TASKS["free"]) -> Iterator[Sample]:
+def iter_samples(
+    path: str | Path, prompt: str = TASKS["free"], bad: Note | None = None
+) -> Iterator[Sample]:
     """Samples one by one; `prompt` is that of pages without one.
 
     path: a folder of images with a `.md` or `.txt` of the same name beside them, a `.jsonl`,
     `.json` or `.parquet` file, the folder of a saved data set, or `hub:OWNER/NAME[:SPLIT]`. Paths
-    of images are relative to the file's folder. Raises DataError.
+    of images are relative to the file's folder.
+    bad: told what is wrong with each record that cannot be used; without it, the first of them
+    raises DataError. So does a source that cannot be read at all.
     """
     if str(path).startswith(HUB):
-        return _from_records(str(path), _hub_records(str(path)), Path(), prompt)
+        return _from_records(str(path), _hub_records(str(path)), Path(), prompt, bad)
     path = Path(path)
     if path.is_dir() and not (path / "dataset_info.json").exists():
         return _from_folder(path, prompt)
     folder = path if path.is_dir() else path.parent
-    return _from_records(str(path), _records(path), folder, prompt)
+    return _from_records(str(path), _records(path), folder, prompt, bad)
 
 
 def _from_folder(folder: Path, prompt: str) -> Iterator[Sample]:
@@ -85,44 +97,63 @@ def _from_folder(folder: Path, prompt: str) -> Iterator[Sample]:
         texts = [image.with_suffix(suffix) for suffix in TEXT_SUFFIXES]
         text = next((text for text in texts if text.exists()), None)
         if text is not None:
-            yield Sample((image,), prompt, text.read_text(encoding="utf-8").rstrip("\n"))
+            yield Sample((image,), prompt, text.read_text(encoding=TEXT).rstrip("\n"))
 
 
 def _from_records(
-    name: str, records: Iterable[tuple[str, Any]], folder: Path, prompt: str
+    name: str,
+    records: Iterable[tuple[str, Any]],
+    folder: Path,
+    prompt: str,
+    bad: Note | None = None,
 ) -> Iterator[Sample]:
     try:
         for place, values in records:
             try:
-                yield sample_from(json.loads(values) if isinstance(values, str) else values,
-                                  folder, prompt)  # fmt: skip
+                sample = sample_from(_parsed(values), folder, prompt)
             except ValueError as error:
-                raise DataError(f"{name}, {place}: {error}") from error
+                words = f"{name}, {place}: {error}"
+                if bad is None:
+                    raise DataError(words) from error
+                bad(words)
+                continue
+            yield sample
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {name}: {error}") from error
+
+
+def _parsed(values: Any) -> Any:
+    try:
+        return json.loads(values) if isinstance(values, str) else values
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos + 1}") from error
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """What a file holds, with the place of each; lines come as texts."""
     if path.suffix == ".parquet" or path.is_dir():
         yield from _dataset_records(path)
-    elif path.suffix == ".json":
+    elif path.suffix == ".json" and _begins(path) == "[":
         for number, values in enumerate(_json_list(path), 1):
             yield f"record {number}", values
     else:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding=TEXT) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield f"line {number}", line
+                    yield f"line {number}", line.strip()
+
+
+def _begins(path: Path) -> str:
+    """The first character; files of lines are called .json too."""
+    with path.open(encoding=TEXT) as file:
+        return next((line.lstrip()[0] for line in file if line.strip()), "")
 
 
 def _json_list(path: Path) -> list[Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        values: list[Any] = json.loads(path.read_text(encoding=TEXT))
+    except json.JSONDecodeError as error:
         raise DataError(f"{path}: {error}") from error
-    if not isinstance(values, list):
-        raise DataError(f"{path} is not a list of records")
     return values
 
 
@@ -149,7 +180,7 @@ def _rows(rows: Any) -> Iterator[tuple[str, Any]]:
         elif isinstance(getattr(feature, "feature", None), datasets.Image):
             rows = rows.cast_column(column, datasets.List(datasets.Image(decode=False)))
     for number, values in enumerate(rows, 1):
-        yield f"record {number}", {key: v for key, v in values.items() if v is not None}
+        yield f"record {number}", values
 
 
 def _datasets() -> Any:
@@ -164,6 +195,7 @@ def sample_from(values: Any, folder: Path, prompt: str = TASKS["free"]) -> Sampl
     """A record of any of the layouts -> Sample. Raises ValueError saying what is missing."""
     if not isinstance(values, Mapping):
         raise ValueError("a record is an object")
+    values = {key: value for key, value in values.items() if value is not None}
     if "messages" in values or "conversations" in values:
         turns, own = _turns(values.get("messages") or values.get("conversations"))
         given = values.get("images", values.get("image")) or own
@@ -175,15 +207,18 @@ def sample_from(values: Any, folder: Path, prompt: str = TASKS["free"]) -> Sampl
 
 def _plain(values: Mapping[str, Any], folder: Path, prompt: str) -> Sample:
     if not isinstance(values.get("answer"), str):
-        raise ValueError("a line is an object with at least an 'answer', which is text")
+        own = ", ".join(map(str, values)) or "none"
+        raise ValueError(
+            "a record has at least an 'answer', which is text, or 'messages' or 'conversations'; "
+            f"the keys of this one: {own}"
+        )
     unknown = sorted(set(values) - set(KEYS))
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r}; known are {', '.join(KEYS)}")
     if not isinstance(values.get("prompt", ""), str):
         raise ValueError("'prompt' is text")
-    return Sample(
-        _images(values.get("image"), folder), values.get("prompt", prompt), values["answer"]
-    )
+    images = _images(values.get("images", values.get("image")), folder)
+    return Sample(images, values.get("prompt", prompt), values["answer"])
 
 
 def _turns(messages: Any) -> tuple[list[tuple[str, str]], list[Any]]:
@@ -260,6 +295,8 @@ def _image(source: Any, folder: Path) -> Path | bytes:
         raise ValueError("'image' is a path or a list of paths")
     if source.startswith(("http://", "https://")):
         raise ValueError("images are not fetched from the network: give a path or base64")
+    if source.startswith("file://"):
+        return Path(unquote(urlsplit(source).path))
     if source.startswith("data:"):
         return _decoded(source.partition(",")[2])
     if len(source) >= SHORTEST_BASE64 and "." not in source:
@@ -272,6 +309,3 @@ def _decoded(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError(f"the base64 text of an image is damaged: {error}") from error
-
-
-Source = Callable[[], Iterable[Sample]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from vllm_dsocr.config import EOS_TOKEN, IGNORE_INDEX
@@ -56,8 +57,10 @@ def _image_counts(sample: Sample, processor: DeepseekOCRProcessor) -> list[int]:
     resolution = processor.options.resolution
     try:
         sizes = [upright_size(image) for image in sample.images]
+    except UnidentifiedImageError as error:
+        raise DataError(f"{named(sample.images)}: not an image that can be read") from error
     except OSError as error:
-        raise DataError(f"cannot open {named(sample.images)}: {error}") from error
+        raise DataError(f"cannot open {named(sample.images)}: {error.strerror or error}") from error
     return [plan_tiles(*size, resolution).num_image_tokens for size in sizes]
 
 
