@@ -40,7 +40,6 @@ def logits(model, batch):
 CASES = {
     "rslora": {"rslora": True, "rank": 4},
     "dora": {"dora": True, "rank": 4},
-    "names": {"target_modules": ["q_proj", "v_proj"]},
     "pattern": {"target_modules": r"model\.layers\.0\.self_attn\.\w_proj"},
     "whole": {"modules_to_save": ["lm_head"]},
     "bf16": {"base": "bfloat16"},
@@ -73,6 +72,8 @@ def test_what_is_saved_is_what_was_trained_and_merges_in_mid_run(
         assert (again - trained).norm() < 0.1 * (plain - trained).norm()
     else:
         torch.testing.assert_close(again, trained, rtol=1e-3, atol=1e-3)
+    if case == "rslora":
+        assert main(["lora", "check", str(folder)]) == 0
     assert main(["lora", "merge", str(folder), str(tmp_path / "merged")]) == 0
     merged = DeepseekOCRForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     difference = (logits(merged, batch) - trained).norm()
@@ -90,12 +91,15 @@ def test_an_adapter_is_gone_on_from(tmp_path, tiny_path, processor, batch):
     assert learning == {n for n, p in first.model.named_parameters() if p.requires_grad}
 
 
-def test_all_linear_maps_leave_the_router_alone(tmp_path, tiny_path):
-    lora = {"target_modules": "all-linear", "rank": 2}
+@pytest.mark.parametrize("target", ["all-linear", ["q_proj", "v_proj"]])
+def test_adapters_go_where_they_are_told(target, tmp_path, tiny_path):
+    """The router is no linear map; tests/hf/test_loading.py has what `all-linear` adapts."""
+    lora = {"target_modules": target, "rank": 2}
     model = prepare_model(settings(tmp_path, tiny_path, lora=lora), checkpointing=False)
-    adapted = {n for n, _ in model.named_parameters() if "lora_A" in n}
-    assert any(".experts." in n for n in adapted) and any("sam_model" in n for n in adapted)
-    assert not any(".gate." in n for n in adapted)
+    adapted = {n.split(".lora_A")[0] for n, _ in model.named_parameters() if "lora_A" in n}
+    assert adapted and not any(name.endswith(".gate") for name in adapted)
+    named = {name.rpartition(".")[2] for name in adapted}
+    assert named == set(target) if isinstance(target, list) else named > {"q_proj", "up_proj"}
 
 
 def test_a_base_in_four_bits_learns(tmp_path, tiny_path, processor, batch):
