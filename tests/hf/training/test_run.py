@@ -272,6 +272,8 @@ def test_every_part_has_linear_maps(part, model):
         ({"lora": {"parts": [{}]}}, "lora.parts must be"),
         ({"lora": {"dropout": 1}}, "lora.dropout must be"),
         ({"eval_pages": True}, "eval_pages must be"),
+        ({"model": "./runs/none"}, "model: there is no folder ./runs/none"),
+        ({"lora": {"adapter": "/runs/none"}}, "lora.adapter: there is no folder /runs/none"),
         ({"max_length": "long"}, "max_length must be a number"),
         ({"output": None}, "output must be a path"),
     ],

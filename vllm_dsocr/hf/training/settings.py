@@ -109,6 +109,7 @@ def is_error_rate(metric: Any) -> bool:
 
 
 def _checked(values: dict[str, Any]) -> TrainSettings:
+    _check_there("model", values.get("model"))
     freeze = values.get("freeze") or []
     if not _is_list_of(freeze, PARTS):
         raise SettingsError(f"freeze must be a list of {', '.join(PARTS)}, got {freeze!r}")
@@ -133,6 +134,13 @@ def _checked(values: dict[str, Any]) -> TrainSettings:
     if trainer.get("greater_is_better") and is_error_rate(trainer.get("metric_for_best_model")):
         raise SettingsError("trainer.greater_is_better is true: the greatest error rate is worst")
     return TrainSettings(**{**values, "freeze": tuple(freeze)})
+
+
+def _check_there(key: str, name: Any) -> None:
+    """The hub is not asked for what can only be a folder."""
+    path = isinstance(name, str) and (name.startswith((".", "/", "~")) or name.count("/") > 1)
+    if path and not Path(name).is_dir():
+        raise SettingsError(f"{key}: there is no folder {name}")
 
 
 def _check_zero(given: Any) -> None:
@@ -169,6 +177,7 @@ def _lora(values: Any) -> LoraSettings:
         raise SettingsError(f"lora.base must be one of {', '.join(BASES)}, got {values['base']!r}")
     if not isinstance(values.get("adapter"), (str, _NULL)):
         raise SettingsError(f"lora.adapter must be a path, got {values['adapter']!r}")
+    _check_there("lora.adapter", values.get("adapter"))
     return LoraSettings(**{**values, "parts": tuple(parts), **_modules(values)})
 
 
