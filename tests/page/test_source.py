@@ -139,6 +139,20 @@ def test_8_bit_greys_in_wide_pixels_stay() -> None:
     assert np.asarray(image)[0, :, 0].tolist() == [0, 100, 255]
 
 
+def test_a_palette_that_is_not_there_is_a_sentence() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, 8, 3, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0\1\2\3\4"))
+    data = b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+    for read in (open_image, converts_plainly):
+        with pytest.raises(PageError, match="damaged or truncated: its parts do not fit"):
+            read(data)
+
+
 @pytest.mark.parametrize(
     ("mode", "format"),
     [("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG"), ("P", "PNG"), ("1", "TIFF")],

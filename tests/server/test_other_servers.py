@@ -23,7 +23,18 @@ pytest.importorskip("openai")
 import torch
 
 from examples.demo import served
-from tests.server.test_request_kinds import CHAT, PAGE, TEXT, page, post, text
+from tests.server.test_request_kinds import (
+    CHAT,
+    MESSAGES,
+    PAGE,
+    RESPONSES,
+    TEXT,
+    ask,
+    page,
+    post,
+    text,
+)
+from vllm_dsocr.document.loops import loop_start
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +106,51 @@ def test_a_batch_in_a_file(tmp_path: Path) -> None:
     codes = [(a.get("response") or {}).get("status_code") for a in answers]
     assert codes[0] == 200
     assert answers[1]["error"] or codes[1] == 400
+
+
+def events(url: str, route: str, **fields: object) -> list[dict]:
+    """What a stream says, one object after the other."""
+    body = {"model": "tiny", "stream": True, **fields}
+    request = urllib.request.Request(
+        f"{url}{route}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=300) as stream:
+        lines = [line[6:] for line in stream.read().decode().splitlines() if line[:5] == "data:"]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+def test_what_each_route_says_of_an_answer_that_went_in_circles() -> None:
+    """The table of docs/serving.md; without the guard a model of random numbers is soon there."""
+    flags = {"dsocr": {"guard": False, "loop_detection": True}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        with served(
+            TINY, *COMMON, "--served-model-name=tiny", f"--additional-config={json.dumps(flags)}"
+        ) as base:
+            url = base.removesuffix("/v1")
+            chat = {"messages": [{"role": "user", "content": "Free OCR."}], "max_tokens": 1500}
+            answers = {
+                route: ask(url, route, **fields)[1]
+                for route, fields in (
+                    (TEXT, {"max_tokens": 1500}), (CHAT, chat), (MESSAGES, chat),
+                    (RESPONSES, {"max_output_tokens": 1500}),
+                )
+            }  # fmt: skip
+            streams = {route: events(url, route, **chat) for route in (CHAT, MESSAGES)}
+            streams[RESPONSES] = events(url, RESPONSES, input="Free OCR.", max_output_tokens=1500)
+    for route in (TEXT, CHAT):
+        (choice,) = answers[route]["choices"]
+        assert choice["finish_reason"] == "repetition"
+        assert choice["stop_reason"] == "repetition_detected"
+    assert answers[MESSAGES].get("stop_reason") is None
+    response = answers[RESPONSES]
+    assert (response["status"], response["incomplete_details"]) == ("completed", None)
+    assert loop_start(response["output"][-1]["content"][0]["text"]) is not None
+    ends = [e["choices"][0].get("finish_reason") for e in streams[CHAT] if e["choices"]]
+    assert ends[-1] == "repetition"
+    (delta,) = [e["delta"] for e in streams[MESSAGES] if e["type"] == "message_delta"]
+    assert delta.get("stop_reason") is None
+    assert streams[RESPONSES][-1]["type"] == "response.completed"
 
 
 def test_data_parallel_engines_share_requests_and_answer_alike() -> None:

@@ -1,6 +1,12 @@
 """Every kind of request that vLLM knows, once, against a server that has our defaults in force.
 
 (route, fields) -> what comes back. None of the defaults may change what a request asked for.
+
+Kinds that need an engine or server of another shape are elsewhere: two API servers, the cache in
+shared memory, prompts as embeddings, batches in files, `vllm bench serve`, data-parallel engines
+and a loop on every route in test_other_servers.py, adapters in test_lora.py, preemption in
+tests/plugin/test_preemption.py, splits over processes in tests/plugin/test_parallel.py, what nobody
+should send in test_hostile.py.
 """
 
 from __future__ import annotations
@@ -118,6 +124,16 @@ ANSWERED: dict[str, tuple[str, dict[str, Any], Callable[[dict[str, Any]], bool]]
          "structured_outputs": {"json": PAID, "disable_any_whitespace": True}},
         lambda a: json.loads(text(a)) == {"paid": True, "amounts": [0] * 40},
     ),
+    "json object": (
+        CHAT, {"response_format": {"type": "json_object"}, "max_tokens": 30, "min_tokens": 30},
+        lambda a: text(a).lstrip().startswith("{")),
+    "named tool": (
+        CHAT,
+        {"tools": [{"type": "function", "function": {"name": "pay", "parameters": PAID}}],
+         "tool_choice": {"type": "function", "function": {"name": "pay"}}},
+        lambda a: json.loads(a["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
+        == {"paid": True, "amounts": [0] * 40},
+    ),
     "allowed tokens": (TEXT, {"allowed_token_ids": [300], "max_tokens": 100}, only_ids(300)),
     "allowed tokens, rule": (
         TEXT,
@@ -130,6 +146,10 @@ ANSWERED: dict[str, tuple[str, dict[str, Any], Callable[[dict[str, Any]], bool]]
     "n": (TEXT, {"n": 3, "temperature": 0.8, "max_tokens": 4}, has_choices(3)),
     "logprobs": (TEXT, {"logprobs": 2, "max_tokens": 2},
                  lambda a: len(a["choices"][0]["logprobs"]["top_logprobs"]) == 2),
+    "logprobs, chat": (
+        CHAT, {"logprobs": True, "top_logprobs": 2, "max_tokens": 2},
+        lambda a: [len(t["top_logprobs"]) for t in a["choices"][0]["logprobs"]["content"]]
+        == [2, 2]),
     "prompt logprobs": (TEXT, {"prompt_logprobs": 1, "max_tokens": 1},
                         lambda a: len(a["choices"][0]["prompt_logprobs"]) == 7),
     "prompt logprobs of a page": (CHAT, page(PAGE, prompt_logprobs=0), has_choices(1)),

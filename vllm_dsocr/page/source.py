@@ -103,7 +103,10 @@ def converts_plainly(data: bytes) -> bool:
     Raises PageError.
     """
     with _identify(data) as image:
-        return not image.has_transparency_data and not image.mode.startswith("I")
+        try:
+            return not image.has_transparency_data and not image.mode.startswith("I")
+        except Exception as error:  # a palette that is said to be there
+            raise PageError(_damaged(error)) from error
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -171,7 +174,11 @@ def _next_page(
     except PageError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged data
-        raise PageError(f"the image is damaged or truncated: {error}") from error
+        raise PageError(_damaged(error)) from error
+
+
+def _damaged(error: Exception) -> str:
+    return f"the image is damaged or truncated: {str(error) or 'its parts do not fit together'}"
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

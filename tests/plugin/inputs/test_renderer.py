@@ -15,6 +15,7 @@ pytest.importorskip("vllm")
 
 from vllm.config import ModelConfig, VllmConfig
 from vllm.renderers import ChatParams
+from vllm.renderers.hf import HfRenderer
 from vllm.renderers.registry import renderer_from_config
 
 from tests.plugin.engines import register
@@ -50,6 +51,11 @@ def ids(renderer: DeepseekOCRRenderer, **prompt: Any) -> list[int]:
 @pytest.mark.parametrize("before", ["", " ", BOS_TOKEN, f"{BOS_TOKEN}{BOS_TOKEN} "])
 def test_text_is_stripped_behind_one_bos(renderer: DeepseekOCRRenderer, before: str) -> None:
     assert ids(renderer, prompt=f"{before}Free OCR. \n") == [0, *FREE_OCR]
+
+
+def test_half_a_surrogate_pair_is_refused(renderer: DeepseekOCRRenderer) -> None:
+    with pytest.raises(PromptError, match="no valid Unicode"):
+        ids(renderer, prompt="Free \ud800")
 
 
 def test_token_ids_are_taken_as_they_are(renderer: DeepseekOCRRenderer) -> None:
@@ -143,10 +149,38 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def test_image_with_absurd_size_is_refused(renderer: DeepseekOCRRenderer) -> None:
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
-    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def png(width: int, height: int, kind: int, rows: bytes) -> str:
+    """A data URL; kind: PNG's colour type, of 8 bits."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0))
+    pixels, end = chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + header + pixels + end)
+    return f"data:image/png;base64,{data.decode()}"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (png(100_000, 100_000, 2, b""), "cannot be read: .*exceeds"),
+        (png(4, 1, 3, b"\0\1\2\3\4"), "damaged or truncated: its parts"),  # no palette
+        ("data:image/png,abc", "cannot be fetched: .*base64"),
+        ("file:///etc/hostname", "cannot be fetched: .*local files"),
+    ],
+)
+def test_what_vllm_would_blame_itself_for_is_refused(
+    renderer: DeepseekOCRRenderer, url: str, words: str
+) -> None:
     content = [{"type": "image_url", "image_url": {"url": url}}]
-    with pytest.raises(PageError, match="cannot be read.*exceeds"):
+    with pytest.raises(PageError, match=words):
+        renderer.render_chat([[{"role": "user", "content": content}]], CHAT)
+
+
+def test_faults_of_our_own_are_not_blamed_on_the_image(
+    renderer: DeepseekOCRRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(HfRenderer, "render_messages", broken)
+    content = [{"type": "image_url", "image_url": {"url": DOT}}]
+    with pytest.raises(KeyError, match="ours"):
         renderer.render_chat([[{"role": "user", "content": content}]], CHAT)

@@ -9,20 +9,19 @@ them too. Knows nothing of pixels; prompts with images are checked by the proces
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 import aiohttp
-from PIL import Image
+import PIL
 from vllm.inputs import EngineInput, TextPrompt, TokensPrompt
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.inputs import TokPrompt
 from vllm.renderers.params import ChatParams, TokenizeParams
 
-from vllm_dsocr.page.prompt import expand_placeholders, prompt_ids
+from vllm_dsocr.page.prompt import PromptError, expand_placeholders, prompt_ids
 from vllm_dsocr.page.source import PageError
 from vllm_dsocr.plugin.inputs.loading import check_loading
 
@@ -52,6 +51,8 @@ class DeepseekOCRRenderer(HfRenderer):
 
     def _tokenize_prompt(self, prompt: TextPrompt, params: TokenizeParams) -> TokensPrompt:
         tokenize, text = super()._tokenize_prompt, prompt["prompt"]
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise PromptError("the prompt is no valid Unicode: it has half of a surrogate pair")
         tail = text[len(text.rstrip()) :] if prompt.pop(_CONTINUED, False) else ""
 
         def encode(stripped: str) -> list[int]:
@@ -94,16 +95,24 @@ def _marked(rendered: Any, params: ChatParams) -> Any:
 def _damaged_images_refused() -> Iterator[None]:
     """Decoders raise more than the OSError vLLM expects; that too is an answer to the client.
 
-    So are an address that does not answer and a file that the server does not give out, for which
-    vLLM would blame itself.
+    So are an address that does not answer, a file that the server does not give out and a data URL
+    of another kind, for which vLLM would blame itself.
     """
     try:
         yield
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         raise PageError(f"the image cannot be fetched: {error or type(error).__name__}") from error
-    except RuntimeError as error:
-        if "local files" not in str(error):
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, NotImplementedError) or "local files" in str(error):
+            raise PageError(f"the image cannot be fetched: {error}") from error
+        if not _raised_by_pillow(error):
             raise
-        raise PageError(f"the image cannot be fetched: {error}") from error
-    except (Image.DecompressionBombError, SyntaxError, EOFError, struct.error, zlib.error) as error:
-        raise PageError(f"the image cannot be read: {error}") from error
+        raise PageError(f"the image cannot be read: {error or 'it is damaged'}") from error
+
+
+def _raised_by_pillow(error: Exception) -> bool:
+    """Whatever that was: its parsers trust a header that they have seen."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].partition(".")[0] == PIL.__name__
