@@ -4,8 +4,8 @@
     python -m benchmarks.gpu.day --dry-run        # every step in sizes of a toy, on a CPU
 
 A step that fails, hangs or finds no time left is a line of the report and stops no other; what
-matters most comes first. Needs vLLM for CUDA in this Python, and pytest for one step. Ends with one
-JSON object and, where a step found something wrong, with 1.
+matters most comes first, and the report is written after each. Needs vLLM for CUDA in this Python,
+and pytest for one step. Ends with one JSON object and, where a step found something wrong, with 1.
 """
 
 from __future__ import annotations
@@ -193,9 +193,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = [step for step in known if not args.only or step.name in args.only]
         about = f"{headline()}; {'dry run; ' if args.dry_run else ''}at most {args.minutes:g} min"
         print(about, flush=True)
-        outcomes = run(wanted, folder, args.minutes, tell)
-    if args.report:
-        args.report.write_text(report(outcomes, about), encoding="utf-8")
+        outcomes: list[Outcome] = []
+
+        def keep(*done: Outcome) -> None:
+            outcomes.extend(done)
+            if args.report:
+                args.report.write_text(report(outcomes, about), encoding="utf-8")
+            for each in done:
+                tell(each)
+
+        keep()  # a report that cannot be written is known before anything runs
+        run(wanted, folder, args.minutes, keep)
     found = {o.step.name: {"status": o.status, **o.result} for o in outcomes}
     print(json.dumps({**machine(), "dry_run": args.dry_run, "steps": found}))
     return int(any(o.status not in ("ok", SKIPPED) for o in outcomes))

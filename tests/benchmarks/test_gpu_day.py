@@ -51,6 +51,24 @@ def test_a_step_that_fails_or_hangs_stops_no_other(tmp_path: Path) -> None:
     assert "| hangs | ended after 5 s |" in text and "## speaks" in text and "no room" in text
 
 
+def test_a_day_that_is_broken_off_keeps_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_off(step: Step, folder: Path, seconds: float) -> Outcome:
+        if step.name == "hangs":
+            raise KeyboardInterrupt
+        return outcome(step, folder, seconds)
+
+    outcome, file = day.outcome, tmp_path / "gpu.md"
+    monkeypatch.setattr(day, "outcome", broken_off)
+    monkeypatch.setattr(day, "steps", lambda dry, folder: iter([SPEAKS, FAILS, HANGS]))
+    with pytest.raises(KeyboardInterrupt):
+        day.main(["--dry-run", "--report", str(file)])
+    assert "| speaks | ok |" in file.read_text() and "no room" in file.read_text()
+    with pytest.raises(FileNotFoundError):
+        day.main(["--dry-run", "--report", str(tmp_path / "nowhere" / "gpu.md")])
+
+
 def test_when_the_time_is_up_the_rest_is_a_line(tmp_path: Path) -> None:
     (outcome,) = run([SPEAKS], tmp_path, minutes=0, tell=lambda outcome: None)
     assert outcome.status == "no time left"
