@@ -26,7 +26,6 @@ EXTRAS = {
         "httpx>=0.27",
         "sqlalchemy>=2.0.36",
         "fsspec>=2024.10",
-        "pebble>=5.0.7",
         "prometheus-client>=0.21",
         "docling-core>=2.50",
     ],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import io
 import json
+import multiprocessing
 import os
 import signal
 import struct
@@ -296,19 +298,54 @@ def test_more_pages_than_allowed_are_refused(start):
     refused(ocr(start(max_pages=3), pdf(4)), 413)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_pool_that_could_not_start_a_process_is_replaced(start, monkeypatch):
-    import pebble.pool.process as pool
-
+def test_a_process_that_cannot_be_started_costs_a_page(start, monkeypatch):
     running = start()
 
     def no_process(*_):
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool.WorkerManager, "create_workers", no_process)
-        assert ocr(running, png(text="first"), "image/png").status_code == 500
+        patch.setattr(multiprocessing.context.SpawnProcess, "start", no_process)
+        refused(ocr(running, png(text="first"), "image/png"), 422)
     works(running)
+
+
+def test_processes_that_are_killed_cost_at_most_the_pages_they_were_at(start):
+    """Again and again, at any moment: in the middle of an answer too, which holds up nobody."""
+    running = start(draw_processes=2)
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.02):
+            for process in multiprocessing.active_children():
+                if over.is_set() or process.pid in killed:
+                    continue
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.add(process.pid)
+                    if len(killed) == 8:
+                        over.set()
+
+    works(running)
+    killed: set[int] = set()
+    killer = threading.Thread(target=kill)
+    documents = [pdf(6, (1200 + n, 1600)) for n in range(2)]
+    with ThreadPoolExecutor(len(documents)) as clients:
+        killer.start()
+        answers = list(clients.map(lambda data: ocr(running, data), documents))
+    over.set()
+    killer.join()
+    assert killed
+    for answer in answers:
+        if answer.status_code != 200:
+            refused(answer, 422)
+            continue
+        pages = answer.json()["pages"]
+        assert [page["index"] for page in pages] == list(range(6))
+        assert {page["status"] for page in pages} <= {"ok", "failed"}
+        assert all("killed" in page["reason"] for page in pages if page["status"] != "ok")
+    for data in documents:
+        assert {page["status"] for page in ocr(running, data).json()["pages"]} == {"ok"}
 
 
 # names, numbers, letters
