@@ -89,7 +89,7 @@ def test_a_file_is_converted_into_every_format(service):
     assert "<!-- image -->" in document["md_content"] and "](" not in document["md_content"]
     assert document["json_content"]["schema_name"] == "DoclingDocument"
     assert len(document["json_content"]["pages"]) == 2
-    assert document["html_content"].startswith("<!DOCTYPE html>")
+    assert document["html_content"].startswith("<!DOCTYPE html>\n<html>\n<head>")
     assert "Page " in document["text_content"]
     assert "<doctag>" in document["doctags_content"]
 
@@ -191,3 +191,9 @@ def test_bad_requests(service, body, status):
 def test_forms_without_files_are_refused(service):
     answer = httpx.post(f"{service.url}/v1/convert/file", data={"to_formats": "md"})
     assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("route", ["hybrid/source", "hybrid/file/async", "hierarchical/file"])
+def test_chunking_is_refused_with_what_to_do_instead(service, route):
+    answer = httpx.post(f"{service.url}/v1/chunk/{route}", json={"sources": []})
+    assert answer.status_code == 404 and "download/chunks" in answer.json()["detail"]

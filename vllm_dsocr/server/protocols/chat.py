@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
+from vllm_dsocr import tracing
 from vllm_dsocr.engine import EngineError, EngineLost
 from vllm_dsocr.fleet.chat_cost import chat_facts
 from vllm_dsocr.fleet.forwarding import Answer, Forwarder, OutOfTime, Question
@@ -65,6 +66,7 @@ async def tokenize(request: Request) -> Response:
 async def _pass_on(request: Request, path: str, body: bytes) -> Response:
     forwarder: Forwarder = request.app.state.dsocr_forwarder
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+    headers |= tracing.headers()  # where this process traces, the server's spans are below its own
     facts = await asyncio.to_thread(chat_facts, body)
     question = Question(request.method, path, body, headers)
     try:

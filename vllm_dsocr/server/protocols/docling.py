@@ -40,6 +40,10 @@ MAX_SOURCES = 100
 TARGETS = ("inbody", "zip")
 # What its client tells a task that is not there from one without a result by.
 NO_TASK, NO_RESULT = "Task not found.", "Task result not found"
+NO_CHUNKS = (
+    "documents are not chunked here; convert to json and chunk it with docling, or take the format "
+    "chunks of a job at /v1/ocr/jobs/ID/download/chunks"
+)
 MAX_WAIT_SECONDS = 600.0
 Owner = Annotated[str, Depends(owner)]
 # What docling calls the end of a job that we cancelled too.
@@ -219,6 +223,12 @@ async def result(request: Request, owner: Owner, task_id: str) -> Response:
     if job.state != "success":
         raise ApiError(404, f"{NO_RESULT}: {job.error or job.state}")
     return _response(await jobs.result(job))
+
+
+@router.post("/v1/chunk/{rest:path}", include_in_schema=False)
+async def chunk(rest: str) -> None:
+    """docling's chunkers count tokens of a model of theirs; ours are a format of documents."""
+    raise ApiError(404, NO_CHUNKS)
 
 
 async def _task(jobs: Jobs, owner: str, task_id: str) -> Job:

@@ -22,6 +22,7 @@ ImageMode = Literal["placeholder", "embedded", "referenced"]
 CONTENTS: tuple[Content, ...] = ("md", "json", "html", "text", "doctags")
 PLACEHOLDER = "<!-- image -->"
 
+_HTML_TAG = re.compile(r"(<html)[^>]*>")  # clients look for how docling's own begins
 _LINK = re.compile(r"!\[[^\]\n]*\]\(dsocr-figure\)")
 _SUFFIXES: dict[Content, str] = {
     "md": ".md",
@@ -105,7 +106,9 @@ def _content(name: Content, document: ReadDocument, options: DoclingOptions) -> 
         return json.loads(FORMATS["docling"].text(finished))
     if name == "doctags":
         return _doctags(finished)
-    return FORMATS["html" if name == "html" else "txt"].text(finished)
+    if name == "html":
+        return _HTML_TAG.sub(r"\1>", FORMATS["html"].text(finished), count=1)
+    return FORMATS["txt"].text(finished)
 
 
 def _finished(document: ReadDocument, options: DoclingOptions) -> FinishedDocument:
