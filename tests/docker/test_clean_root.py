@@ -42,6 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(os.environ.get("DSOCR_CLEAN_ROOT") or tmp_path_factory.mktemp("root"))
     if not (folder / "usr/bin/python3").exists():
         clean_root.make_root(folder)
+    folder.chmod(0o755)  # it becomes / of a user without rights; pytest's folders are root's alone
     files = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split("\0")
