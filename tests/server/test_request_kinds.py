@@ -127,13 +127,6 @@ ANSWERED: dict[str, tuple[str, dict[str, Any], Callable[[dict[str, Any]], bool]]
     "json object": (
         CHAT, {"response_format": {"type": "json_object"}, "max_tokens": 30, "min_tokens": 30},
         lambda a: text(a).lstrip().startswith("{")),
-    "named tool": (
-        CHAT,
-        {"tools": [{"type": "function", "function": {"name": "pay", "parameters": PAID}}],
-         "tool_choice": {"type": "function", "function": {"name": "pay"}}},
-        lambda a: json.loads(a["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
-        == {"paid": True, "amounts": [0] * 40},
-    ),
     "allowed tokens": (TEXT, {"allowed_token_ids": [300], "max_tokens": 100}, only_ids(300)),
     "allowed tokens, rule": (
         TEXT,
@@ -207,6 +200,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "bad grammar": (TEXT, {"structured_outputs": {"regex": "(("}}, "invalid regex|Grammar error"),
     "bad option": (CHAT, page(PAGE, mm_processor_kwargs={"mode": ["base"]}), "mode must be one"),
     "image cut off": (CHAT, page(DOT, truncate_prompt_tokens=10), "split or drop"),
+    "named tool": (
+        CHAT,
+        {"tools": [{"type": "function", "function": {"name": "pay", "parameters": PAID}}],
+         "tool_choice": {"type": "function", "function": {"name": "pay"}}},
+        "tool-call-parser",
+    ),
     "sound": (
         CHAT,
         {"messages": [{"role": "user", "content": [
