@@ -222,8 +222,7 @@ class Replicas:
     def _least_loaded(self, tried: Sequence[Replica], adapter: str | None) -> Replica | None:
         now = time.monotonic()
         suited = [r for r in self.all if adapter in r.adapters] or self.all
-        ready = [r for r in suited if r.engine is not None]
-        open_to = [r for r in ready if not r.is_draining and r not in tried]
+        open_to = [r for r in self.ready if r in suited and not r.is_draining and r not in tried]
         rested = [r for r in open_to if r.resting_until <= now]
         return min(
             rested or open_to,

@@ -38,9 +38,9 @@ _ROTATIONS = (
     270,
     180,
 )  # degrees clockwise; sheets lie on their side more often than upside down
-# What says little about a page that got an empty answer: it may well be empty.
 RUNGS = ("first", "guard", "mode", "temperature", "plain")  # of `ladder`; turned pages have more
-_WEAK_RUNGS = RUNGS[-2:]
+# What says little about a page that got an empty answer: it may well be empty.
+_WEAK_RUNGS = ("temperature", "plain")
 # A page may well end in a row of dots; when the model stopped by itself a loop must be long.
 _STOPPED_LOOP_CHARS = 5 * MIN_LOOP_CHARS
 
